@@ -1,0 +1,50 @@
+"""Small tensor helpers: broadcasting, device choice, and shape checks whose errors say what to do."""
+
+import torch
+from torch import Tensor
+
+
+def expand(v: Tensor, like: Tensor) -> Tensor:
+    """Reshape one number per sample so that it broadcasts over `like`: (b,) -> (b, 1, 1, 1) for images.
+
+    Raises ValueError when `v` is not one number per sample of `like`.
+    """
+    if v.shape != like.shape[:1]:
+        raise ValueError(f"expected one number per sample, shape ({like.shape[0]},), got {tuple(v.shape)}")
+    return v.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def best_device() -> torch.device:
+    """The fastest device at hand: a CUDA GPU, else Apple's, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def check_images(x: Tensor, channels: int, multiple: int = 1) -> None:
+    """Raise ValueError unless `x` is a batch (b, channels, h, w) with h and w divisible by `multiple`."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"expected a tensor of images (b, {channels}, h, w), got {type(x).__name__}")
+    if x.ndim != 4:
+        hint = "; add a batch axis with x[None]" if x.ndim == 3 else ""
+        raise ValueError(f"expected images (b, {channels}, h, w), got shape {tuple(x.shape)}{hint}")
+    if x.shape[1] != channels:
+        raise ValueError(
+            f"expected {channels} channels, got {x.shape[1]} in shape {tuple(x.shape)} (b, c, h, w); "
+            f"build the network with in_channels={x.shape[1]}, or convert the images"
+        )
+    h, w = x.shape[2:]
+    if h % multiple or w % multiple or not h or not w:
+        fit = tuple(-(-side // multiple) * multiple or multiple for side in (h, w))
+        raise ValueError(
+            f"expected height and width divisible by {multiple}, because the network halves the image "
+            f"{multiple.bit_length() - 1} times; got {h}×{w}: pad or resize it to {fit[0]}×{fit[1]}, "
+            "or build the network with fewer levels"
+        )
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    """How many numbers training can change in `module`."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
