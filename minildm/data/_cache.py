@@ -1,0 +1,75 @@
+"""Where rendered data is kept on disk, and what is said when it, or a package, is not there."""
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+ENVIRONMENT_VARIABLE = "MINILDM_CACHE"
+
+
+def require(package: str):
+    """Import an optional package; ImportError with the line that installs it when it is missing."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package.split(".")[0]:
+            raise
+        raise ImportError(_missing(package)) from None
+
+
+def package_folder(package: str) -> Path:
+    """The folder of an installed package, found without importing it (importing stardist costs seconds)."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise ImportError(_missing(package))
+    return Path(found.origin).parent
+
+
+def _missing(package: str) -> str:
+    return f'this needs the package "{package}", which is not installed: pip install "minildm[course]"'
+
+
+def cache_folder() -> Path:
+    """The folder of rendered data: $MINILDM_CACHE, else the user's own cache folder."""
+    if chosen := os.environ.get(ENVIRONMENT_VARIABLE):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "minildm"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minildm"
+
+
+def cached(kind: str, key: dict, build: Callable[[Path], None]) -> Path:
+    """The folder `kind-<hash of key>` in the cache; where it is missing, `build(folder)` fills it first.
+
+    It is filled under another name and then renamed, so that a killed process leaves no half-written data
+    behind and two processes may build the same thing at once. Raises OSError if nothing can be written.
+    """
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache_folder() / f"{kind}-{name}"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{kind}-", dir=folder.parent))
+    except OSError as error:
+        raise OSError(
+            f"cannot write to the cache folder {folder.parent} ({error.strerror}); "
+            f"set the environment variable {ENVIRONMENT_VARIABLE} to a folder that you may write to"
+        ) from error
+    try:
+        build(unfinished)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder

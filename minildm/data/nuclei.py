@@ -1,0 +1,55 @@
+"""One real fluorescence micrograph with its nuclei outlined by hand: the data of lesson 01."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from ._cache import package_folder, require
+
+
+def nuclei():
+    """The micrograph and its instance mask, as a `datasets.Dataset` of one row that gives numpy arrays.
+
+    Columns: `image` (512, 512) uint16, raw intensities; `mask` (512, 512) int32, 0 = background, every other
+    value is one nucleus (125 of them; the labels have gaps). Raises ImportError if `datasets` or `stardist` is
+    missing. Source: stage1_train of the 2018 Data Science Bowl (Caicedo et al., Nature Methods 16, 2019), as
+    `stardist.data.test_image_nuclei_2d` ships it; see `data/nuclei.md`.
+    """
+    datasets = require("datasets")
+    # The two files are read directly: importing stardist for them would cost seconds and print warnings.
+    folder = package_folder("stardist") / "data" / "images"
+    with Image.open(folder / "img2d.tif") as image, Image.open(folder / "mask2d.tif") as mask:
+        row = {"image": [np.array(image, np.uint16)], "mask": [np.array(mask, np.int32)]}
+    height, width = row["image"][0].shape
+    features = datasets.Features(
+        image=datasets.Array2D((height, width), "uint16"), mask=datasets.Array2D((height, width), "int32")
+    )
+    return datasets.Dataset.from_dict(row, features=features).with_format("numpy")
+
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def nuclei_strips(image: np.ndarray, mask: np.ndarray, folds: int = 4) -> Iterator[tuple[list[Pair], Pair]]:
+    """Yield `(train, test)` for cross-validation over `folds` vertical strips of equal width, left to right.
+
+    image, mask: (h, w). `test` is the strip's `(image, mask)`; `train` lists the `(image, mask)` pieces that remain:
+    one beside an outer strip, two around an inner one. They are separate pieces so that no crop, deformation or
+    padding can reach across the gap: a nucleus on the edge of a strip is cut there, and no pixel of a test strip
+    is ever seen in training. All are views of the arguments. Raises ValueError if the width cannot be split so.
+    """
+    if image.ndim != 2 or image.shape != mask.shape:
+        raise ValueError(f"expected image and mask of one shape (h, w), got {image.shape} and {mask.shape}")
+    width = image.shape[1]
+    if folds < 2 or width % folds:
+        raise ValueError(f"folds must be at least 2 and divide the width {width}, got {folds}")
+    step = width // folds
+    for left in range(0, width, step):
+        right = left + step
+        train = [
+            (image[:, columns], mask[:, columns])
+            for columns in (slice(0, left), slice(right, width))
+            if columns.start < columns.stop
+        ]
+        yield train, (image[:, left:right], mask[:, left:right])
