@@ -1,0 +1,37 @@
+# Needs make and Python >= 3.11; everything else is installed into .venv with the versions of constraints.txt.
+# PYTHON=/path/to/python3 chooses the Python; ARGS=... is handed to JupyterLab, pytest or the notebook runner.
+PY := .venv/bin/python
+export PYTHON MINILDM_NEED_GB
+
+.PHONY: help lab test notebooks lint latest clean setup
+
+help:
+	@echo "make lab        open JupyterLab at the first lesson"
+	@echo "make test       run the unit tests and every notebook"
+	@echo "make notebooks  run every notebook again and keep its outputs (one: ARGS=notebooks/01_segment.ipynb)"
+	@echo "make lint       check the code's style"
+	@echo "make latest     run the tests with the newest versions of everything, in .venv-latest"
+	@echo "make clean      remove the environments and caches"
+
+setup:
+	@sh .ci/setup .venv constraints.txt
+
+lab: setup
+	@$(PY) -m minildm lab $(ARGS)
+
+test: setup
+	@$(PY) -m pytest --nbval-lax --nbval-current-env $(ARGS)
+
+notebooks: setup
+	@$(PY) .ci/notebooks.py $(ARGS)
+
+lint: setup
+	@$(PY) -m ruff check .
+
+latest:
+	@sh .ci/setup .venv-latest
+	@.venv-latest/bin/python -m pytest --nbval-lax --nbval-current-env $(ARGS)
+
+clean:
+	@rm -rf .venv .venv-latest .pytest_cache .ruff_cache .hypothesis
+	@find minildm tests notebooks benchmarks .ci -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
