@@ -1,7 +1,6 @@
 # Needs make and Python >= 3.11; everything else is installed into .venv with the versions of constraints.txt.
 # PYTHON=/path/to/python3 chooses the Python; ARGS=... is handed to JupyterLab, pytest or the notebook runner.
 PY := .venv/bin/python
-export PYTHON MINILDM_NEED_GB
 
 .PHONY: help lab test notebooks lint latest clean setup
 
