@@ -1,3 +1,26 @@
-"""One U-Net, four jobs: it segments cells, removes noise, paints from words, and judges the paintings."""
+"""One U-Net, four jobs: it segments cells, removes noise, paints from words, and judges the paintings.
+
+The modules are attributes of the package, imported when first used: `minildm.data.scenes(...)`,
+`minildm.weights.load("nuclei")`.
+"""
+
+import importlib
+import pkgutil
 
 __version__ = "0.1.0"
+
+from .unet import UNet
+
+__all__ = ["UNet"]  # in the order of the lessons
+
+_MODULES = {module.name for module in pkgutil.iter_modules(__path__)} - {"__main__"}
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_MODULES})
