@@ -6,6 +6,7 @@ that defines it: `from minildm.data.prompts import heldout`.
 
 from .captions import RELATIONS, TASKS, Prompt, caption, parse
 from .nuclei import nuclei, nuclei_strips
+from .openmoji import openmoji
 from .prompts import heldout, prompts
 from .scenes import Scenes, scenes
 from .scenes import arrays as scene_arrays
@@ -24,6 +25,7 @@ __all__ = [
     "heldout",
     "nuclei",
     "nuclei_strips",
+    "openmoji",
     "parse",
     "prompts",
     "scene_arrays",

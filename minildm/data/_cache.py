@@ -1,7 +1,6 @@
-"""Where rendered data is kept on disk, and what is said when it, or a package, is not there."""
+"""Where rendered data is kept on disk, and where installed packages keep theirs."""
 
 import hashlib
-import importlib
 import importlib.util
 import json
 import os
@@ -11,29 +10,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from minildm.optional import require
+
 ENVIRONMENT_VARIABLE = "MINILDM_CACHE"
-
-
-def require(package: str):
-    """Import an optional package; ImportError with the line that installs it when it is missing."""
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package.split(".")[0]:
-            raise
-        raise ImportError(_missing(package)) from None
 
 
 def package_folder(package: str) -> Path:
     """The folder of an installed package, found without importing it (importing stardist costs seconds)."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise ImportError(_missing(package))
+        return Path(require(package).__file__).parent  # which says how to install it
     return Path(found.origin).parent
-
-
-def _missing(package: str) -> str:
-    return f'this needs the package "{package}", which is not installed: pip install "minildm[course]"'
 
 
 def cache_folder() -> Path:

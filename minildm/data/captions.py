@@ -142,14 +142,15 @@ def _complaint(text: str) -> str:
     pieces += [re.sub(r"\{.\}", " ", template) for kind in _TEMPLATES[language].values() for template in kind]
     if chinese:
         rest = text
-        for piece in sorted({part for piece in pieces for part in piece.split()}, key=len, reverse=True):
-            rest = rest.replace(piece, " ")
+        for known in sorted({part for piece in pieces for part in piece.split()}, key=len, reverse=True):
+            rest = rest.replace(known, " ")
         unknown = rest.split()
     else:
         words = {word for piece in pieces for word in piece.split()}
         unknown = [word for word in re.findall(r"[^\s,]+", text) if word not in words]
     if unknown:
-        return f"unknown words {', '.join(map(repr, unknown))} in {text!r}; minildm.data.VOCABULARY lists the known names"
+        words = ", ".join(map(repr, unknown))
+        return f"unknown words {words} in {text!r}; minildm.data.VOCABULARY lists the names that are known"
     return (
         f"cannot read {text!r}: expected a caption such as 'a cat', 'three apples', 'a red heart', 'a cat and a dog' "
         "or 'a cat left of a red heart' (shapes always have a colour, other things never)"

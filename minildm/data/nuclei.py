@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from ._cache import package_folder, require
+from minildm.optional import require
+
+from ._cache import package_folder
 
 _DTYPES = {"image": np.uint16, "mask": np.int32}
 

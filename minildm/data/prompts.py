@@ -1,6 +1,7 @@
 """Which prompts there are, and which of them training never sees."""
 
 import hashlib
+import operator
 from collections.abc import Iterable
 from functools import cache
 
@@ -95,13 +96,12 @@ def _pick(options, draw):
 
 def check(n: int, seed: int, split: str, tasks, language: str) -> tuple[str, ...]:
     """Raise ValueError for arguments that make no scenes; the tasks as a tuple in their own order otherwise."""
-    if n < 1:
+    if operator.index(n) < 1:
         raise ValueError(f"n, the number of scenes, must be at least 1, got {n}")
-    if seed < 0:
+    if operator.index(seed) < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
-    for what, value, options in (("split", split, SPLITS), ("language", language, LANGUAGES)):
-        if value not in options:
-            raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(map(repr, options))}")
+    expect("split", split, SPLITS)
+    expect("language", language, LANGUAGES)
     if tasks is None:
         return TASKS if split != "heldout" else TASKS[1:]
     tasks = {tasks} if isinstance(tasks, str) else set(tasks)
@@ -111,3 +111,7 @@ def check(n: int, seed: int, split: str, tasks, language: str) -> tuple[str, ...
     return tuple(task for task in TASKS if task in tasks)
 
 
+def expect(what: str, value: str, options: Iterable[str]) -> None:
+    """ValueError that lists the options, unless the value is one of them."""
+    if value not in options:
+        raise ValueError(f"unknown {what} {value!r}; choose one of {', '.join(map(repr, options))}")

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ._cache import cached, require
+from minildm.optional import require
+
+from ._cache import cached
 from .captions import Prompt, caption
 from .prompts import check, draw_prompt, generator
 from .sprites import Sprite, sprite, version
@@ -67,7 +69,7 @@ def scenes(
     datasets = require("datasets")
     tasks = check(n, seed, split, tasks, language)
     _check_size(size)
-    key = {"n": n, "seed": seed, "split": split, "language": language, "size": size, "tasks": tasks}
+    key = {"n": int(n), "seed": int(seed), "split": split, "language": language, "size": int(size), "tasks": tasks}
 
     def build(folder):
         _write(folder / "scenes.arrow", key, datasets)

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ._cache import package_folder, require
+from minildm.optional import require
+
+from ._cache import package_folder
 
 
 def version() -> str:

@@ -1,0 +1,94 @@
+"""Some 3,940 hand-drawn colour pictures with their names: the OpenMoji project's emoji, rendered at any size."""
+
+import hashlib
+import io
+import re
+
+from PIL import Image
+
+from minildm.optional import require
+
+from ._cache import cached
+from .prompts import SPLITS, expect
+from .sprites import render, svg, version
+
+CONTENT = 1  # raised whenever the same parameters come to mean other pixels: part of the cache key
+SIZES = (16, 512)
+HELD_OUT_SHARE = 0.1
+
+
+def openmoji(size: int = 64, language: str = "en", split: str = "all"):
+    """OpenMoji's pictures on white, in the order of their code points, as a `datasets.Dataset`.
+
+    Columns: `image` (PIL, size x size, RGB); `name` in the language, "red apple"; `codepoint`, OpenMoji's file name,
+    "1F34E"; `emoji`, the character itself. language: one that the package `emoji` knows, such as "en", "zh" or "de".
+    split: "train" (nine tenths), "heldout" (the rest; which is which is fixed by a hash of the code points, and the
+    skin tones and genders of one drawing stay together) or "all". Rendered once a size, then read from the cache.
+
+    Raises ValueError, ImportError if a package is missing, OSError if the cache folder cannot be written. The
+    pictures are CC BY-SA 4.0: credit OpenMoji wherever you show them. See `data/openmoji.md`.
+    """
+    datasets, names = require("datasets"), require("emoji")
+    expect("split", split, SPLITS)
+    expect("language", language, names.LANGUAGES)
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise ValueError(f"size must lie between {SIZES[0]} and {SIZES[1]} pixels, got {size}")
+    names.config.load_language(language)
+
+    def build(folder):
+        _write(folder / "openmoji.arrow", size, list(_drawings(names)), datasets)
+
+    key = {"size": int(size), "content": CONTENT, "sprites": version(), "emoji": names.__version__}
+    pictures = datasets.Dataset.from_file(str(cached("openmoji", key, build) / "openmoji.arrow"))
+    # One cached file serves all languages: the names, which alone differ, are added here.
+    called = [_name(names.EMOJI_DATA[character], language) for character in pictures["emoji"]]
+    pictures = pictures.add_column("name", called).select_columns(["image", "name", "codepoint", "emoji"])
+    if split == "all":
+        return pictures
+    wanted = [(_held_out(code) == (split == "heldout")) for code in pictures["codepoint"]]
+    return pictures.select([index for index, yes in enumerate(wanted) if yes])
+
+
+def _drawings(names):
+    """(character, codepoint) of each emoji that both packages have."""
+    for character in sorted(names.EMOJI_DATA):
+        if names.EMOJI_DATA[character]["status"] == names.STATUS["fully_qualified"]:
+            code = "-".join(f"{ord(letter):04X}" for letter in character)
+            for file in (code, code.replace("-FE0F", "")):  # some file names lack the variation selector
+                if svg(file) is not None:
+                    yield character, file
+                    break
+
+
+def _name(entry: dict, language: str) -> str:
+    return entry.get(language, entry["en"]).strip(":").replace("_", " ")
+
+
+def _held_out(codepoint: str) -> bool:
+    # Skin tones, the gender signs and man / woman / person are dropped before hashing: a held-out picture would be
+    # none if its twin of another skin tone were in the training set.
+    family = re.sub(r"-(FE0F|1F3F[B-F]|200D-264[02])", "", codepoint)
+    family = re.sub(r"\b1F46[89]\b", "1F9D1", family)
+    return int.from_bytes(hashlib.sha256(family.encode()).digest()[:8], "big") < HELD_OUT_SHARE * 2**64
+
+
+def _write(path, size: int, drawings: list[tuple[str, str]], datasets) -> None:
+    pyarrow = require("pyarrow")
+    text = datasets.Value("string")
+    schema = datasets.Features(image=datasets.Image(), codepoint=text, emoji=text).arrow_schema
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
+        for start in range(0, len(drawings), 500):
+            rows = [
+                {"image": {"bytes": _png(codepoint, size), "path": None}, "codepoint": codepoint, "emoji": character}
+                for character, codepoint in drawings[start : start + 500]
+            ]
+            stream.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+
+
+def _png(codepoint: str, size: int) -> bytes:
+    drawing = render(codepoint, size)
+    picture = Image.new("RGB", drawing.size, "white")
+    picture.paste(drawing, mask=drawing.getchannel("A"))
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=3)
+    return file.getvalue()
