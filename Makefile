@@ -32,5 +32,5 @@ latest:
 	@.venv-latest/bin/python -m pytest --nbval-lax --nbval-current-env $(ARGS)
 
 clean:
-	@rm -rf .venv .venv-latest .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv/bin .venv .venv-latest/bin .venv-latest .pytest_cache .ruff_cache .hypothesis
 	@find minildm tests notebooks benchmarks .ci -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
