@@ -89,9 +89,10 @@ def train(
     accelerate = require("accelerate")
     warmup = steps // 20 if warmup is None else warmup
     _check(steps, batch_size, lr, warmup, weight_decay, clip, ema, seed)
-    device = accelerate.PartialState().device
+    cpu = accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    device = accelerate.PartialState(cpu=cpu).device
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    accelerator = accelerate.Accelerator(mixed_precision="bf16" if fast else "no")
+    accelerator = accelerate.Accelerator(cpu=cpu, mixed_precision="bf16" if fast else "no")
     rank, world, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     if batch_size % world:
         raise ValueError(f"batch_size {batch_size} does not split evenly over {world} processes; use a multiple")
@@ -100,14 +101,13 @@ def train(
         raise ValueError("expected a model with something to train, but none of its parameters requires a gradient")
     home = next(model.parameters()).device
     model.to(device, memory_format=torch.channels_last)
-    run = _Run(model, lr, weight_decay, ema)
+    objective = accelerator.prepare(_Objective(model, loss))
+    run = _Run(model, lr, weight_decay, ema)  # only now: joining processes moves the weights in memory
     run.settings |= dict(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, weight_decay=weight_decay)
     run.settings |= dict(clip=clip, ema=ema, seed=seed)
     if checkpoint is not None and Path(checkpoint).exists():
         run.resume(checkpoint)
     history = run.history
-
-    objective = accelerator.prepare(_Objective(model, loss))
     data = DataLoader(
         _Batches(batch, batch_size, seed, rank, world),
         batch_size=None,

@@ -199,9 +199,9 @@ def _class(name):
 def _same_tensors(expected, found, source):
     wrong = [f"missing {name}" for name in expected if name not in found]
     wrong += [f"unexpected {name}" for name in found if name not in expected]
-    for name in expected.keys() & found.keys():
-        if expected[name].shape != found[name].shape:
-            wrong.append(f"{name}: expected {tuple(expected[name].shape)}, found {tuple(found[name].shape)}")
+    for name, tensor in expected.items():
+        if name in found and found[name].shape != tensor.shape:
+            wrong.append(f"{name}: expected {tuple(tensor.shape)}, found {tuple(found[name].shape)}")
     if wrong:
         more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
         raise ValueError(f"{source} does not fit this module: {'; '.join(wrong[:6])}{more}")
