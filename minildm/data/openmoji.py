@@ -22,8 +22,9 @@ def openmoji(size: int = 64, language: str = "en", split: str = "all"):
 
     Columns: `image` (PIL, size x size, RGB); `name` in the language, "red apple"; `codepoint`, OpenMoji's file name,
     "1F34E"; `emoji`, the character itself. language: one that the package `emoji` knows, such as "en", "zh" or "de".
-    split: "train" (nine tenths), "heldout" (the rest; a hash of the English name decides, and the skin tones and
-    genders of one drawing, all national flags, and all clock faces stay together) or "all". Rendered once a size, then read from the cache.
+    split: "train" (nine tenths), "heldout" (the rest) or "all". A hash of the English name decides; skin tones and
+    genders of one drawing, all national flags, and all clock faces stay together. Rendered once a size, then read
+    from the cache.
 
     Raises ValueError, ImportError if a package is missing, OSError if the cache folder cannot be written. The
     pictures are CC BY-SA 4.0: credit OpenMoji wherever you show them. See `data/openmoji.md`.

@@ -18,6 +18,7 @@ from .vocabulary import THINGS, VOCABULARY
 
 CONTENT = 1  # raised whenever the same parameters come to mean other pixels: part of the cache key
 SIZES = (32, 128)
+_ROWS = 1000  # scenes that are written to the cache at once
 
 # The size of an object, as `sprite` takes it, in shares of the canvas, by the number of objects.
 _SCALES = {
@@ -92,8 +93,8 @@ def _write(path, key: dict, datasets) -> None:
     )
     schema = features.arrow_schema
     with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
-        for start in range(0, key["n"], 1000):  # in pieces, so that memory does not grow with n
-            some = arrays(**key | {"n": min(1000, key["n"] - start)}, start=start)
+        for start in range(0, key["n"], _ROWS):  # in pieces, so that memory does not grow with n
+            some = arrays(**key | {"n": min(_ROWS, key["n"] - start)}, start=start)
             rows = [_row(some, i) for i in range(len(some.images))]
             stream.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
 
