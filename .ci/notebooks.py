@@ -1,0 +1,76 @@
+"""Run notebooks from top to bottom and keep their outputs: all of them, or those named as arguments.
+
+A notebook is replaced only when every cell of it ran, by a rename, so it never holds the outputs of half a run.
+What would not do for readers is an error too: text on stderr, a path of this machine, a file too large to show.
+At the end the README's table of claims is written anew.
+"""
+
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import claims
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).parents[1]
+LARGEST = 1_500_000  # bytes; code hosts refuse to show much more
+
+
+def run(path: Path) -> None:
+    """Execute one notebook in place; ValueError or CellExecutionError leaves the file as it was."""
+    notebook = nbformat.read(path, as_version=4)
+    # Of the environment that runs this, whatever other kernel of the same name the user has installed.
+    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    here = {"metadata": {"path": path.parent}}
+    NotebookClient(notebook, timeout=1800, kernel_name="python3", record_timing=False, resources=here).execute()
+    text = nbformat.writes(notebook)
+    for complaint in complaints(notebook, text):
+        raise ValueError(complaint)
+    finished = path.with_name(f".{path.name}.new")
+    finished.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+    finished.replace(path)
+
+
+def complaints(notebook, text: str):
+    """What keeps an executed notebook from being shown to readers, a sentence each."""
+    for number, cell in enumerate(notebook.cells, 1):
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                yield f"cell {number} prints to stderr: {output.text.strip().splitlines()[-1]}"
+    for folder in {str(ROOT), str(Path.home()), sys.prefix, tempfile.gettempdir()} - {"/"}:
+        if found := re.search(re.escape(folder) + r"[/\\][^\"\s]*", text):
+            yield f"it shows a path of this machine: {found[0]}"
+    if len(text.encode()) > LARGEST:
+        yield f"it is {len(text.encode()) / 1e6:.1f} MB large; at most {LARGEST / 1e6:.1f} MB do"
+
+
+def main(names: list[str]) -> int:
+    """Run the notebooks of these names, or all; 1 if one failed."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    paths = [Path(name).resolve() for name in names] or sorted((ROOT / "notebooks").glob("*.ipynb"))
+    failed = []
+    for path in paths:
+        began = time.monotonic()
+        print(f"{path.name} ...", end=" ", flush=True)
+        try:
+            run(path)
+        except (CellExecutionError, RuntimeError, ValueError, OSError) as error:
+            failed.append(path.name)
+            print(f"FAILED\n{error}")
+        else:
+            print(f"{time.monotonic() - began:.0f} s, {path.stat().st_size / 1e6:.2f} MB")
+    claims.main()
+    if failed:
+        print(f"Not kept, because they failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
