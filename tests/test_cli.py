@@ -1,0 +1,100 @@
+import inspect
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import minildm
+from minildm import cli
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"minildm {minildm.__version__}"
+
+
+def test_help_names_the_commands(capsys):
+    assert cli.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert "lab" in said and "train" in said
+
+
+def test_wrong_usage_is_no_success(capsys):
+    assert cli.main(["paint"]) == 2
+    assert "paint" in capsys.readouterr().err
+
+
+def test_an_error_of_the_package_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "recipes", lambda: ["nuclei", "scenes-judge"])
+    assert cli.main(["train", "nucleii"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "minildm: there is no recipe 'nucleii'; there are: nuclei, scenes-judge\n"
+
+
+def test_debug_shows_where():
+    with pytest.raises(ValueError, match="no recipe 'x'"):
+        cli.main(["--debug", "train", "x"])
+
+
+def test_a_defect_is_not_hidden(monkeypatch):
+    def broken(name):
+        raise TypeError("a slip of ours")
+
+    monkeypatch.setattr(cli, "recipe", broken)
+    with pytest.raises(TypeError):
+        cli.main(["train", "nuclei"])
+
+
+def test_train_hands_on_its_options(monkeypatch):
+    calls = []
+    recipe = types.SimpleNamespace(train=lambda *arguments, **options: calls.append((arguments, options)))
+    monkeypatch.setattr(cli, "recipe", lambda name: recipe)
+    assert cli.main(["train", "nuclei"]) == 0
+    options = ["--out", "a.safetensors", "--steps", "7", "--seed", "3", "--no-resume"]
+    assert cli.main(["train", "nuclei", *options]) == 0
+    assert calls == [
+        ((None,), {"steps": None, "seed": 0, "resume": True}),
+        ((Path("a.safetensors"),), {"steps": 7, "seed": 3, "resume": False}),
+    ]
+
+
+def test_every_recipe_can_be_called_so():
+    for name in cli.recipes():
+        inspect.signature(cli.recipe(name).train).bind(None, steps=None, seed=0, resume=True)
+
+
+def test_lab_opens_the_first_lesson(monkeypatch, tmp_path):
+    calls = []
+    (tmp_path / "notebooks").mkdir()
+    for name in ("02_noise", "01_segment", "scratch"):
+        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "minildm" / "cli.py"))
+    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 3)
+    assert [path.name for path in cli.lessons()] == ["01_segment.ipynb", "02_noise.ipynb"]
+    assert cli.main(["lab", "--no-browser"]) == 3
+    (command,) = calls
+    assert command[:3] == [sys.executable, "-m", "jupyterlab"]
+    assert command[command.index("--ServerApp.root_dir") + 1] == str(tmp_path)
+    assert command[command.index("--LabApp.default_url") + 1] == "/lab/tree/notebooks/01_segment.ipynb"
+    assert command[-1] == "--no-browser"
+
+
+def test_lab_away_from_the_lessons_says_where_they_are(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "minildm" / "cli.py"))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["lab"]) == 1
+    assert "checkout" in capsys.readouterr().err
+
+
+def test_without_the_extras_it_says_how_to_get_them(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    assert cli.main([]) == 1
+    assert 'pip install "minildm[course]"' in capsys.readouterr().err
+
+
+def test_python_dash_m():
+    said = subprocess.run([sys.executable, "-m", "minildm", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["minildm", minildm.__version__]

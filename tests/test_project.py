@@ -1,0 +1,204 @@
+"""What the files around the package say agrees: with each other, and with what is there."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from hatchling.builders.sdist import SdistBuilder
+from hatchling.builders.wheel import WheelBuilder
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def pins() -> dict[str, list[Requirement]]:
+    lines = [line.strip() for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
+    found = {}
+    for requirement in (Requirement(line) for line in lines if line and not line.startswith("#")):
+        found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", text)
+
+
+def test_conda_and_pip_install_the_same():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    *conda, last = environment["dependencies"]
+    assert environment["name"] == "minildm" and environment["channels"] == ["conda-forge"]
+    assert conda == [f"python{PROJECT['requires-python']}", "pip"]
+    options = [line for line in last["pip"] if line.startswith("-")]
+    assert options == ["-c constraints.txt", "-e ."]
+    packages = [line for line in last["pip"] if line not in options]
+    assert packages == PROJECT["dependencies"] + PROJECT["optional-dependencies"]["course"]
+
+
+def test_every_pin_is_one_exact_version():
+    for name, requirements in pins().items():
+        for requirement in requirements:
+            (specifier,) = requirement.specifier
+            assert specifier.operator == "==" and "*" not in specifier.version, name
+            assert Version(specifier.version).local is None, f"{name}: +{Version(specifier.version).local} is one build"
+        assert len(requirements) == 1, f"{name} is pinned more than once"
+
+
+def test_every_dependency_has_a_lower_bound_and_a_pin_within_its_range():
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    wanted = [Requirement(line) for group in groups for line in group if line != "minildm[course]"]
+    for requirement in wanted:
+        assert any(part.operator == ">=" for part in requirement.specifier), requirement
+        (exact,) = pins()[canonicalize_name(requirement.name)][0].specifier
+        assert requirement.specifier.contains(exact.version), f"{exact} is outside {requirement}"
+
+
+def test_links_of_the_readme_lead_somewhere():
+    broken = [link for link in links(README) if not (ROOT / link.partition("#")[0]).exists()]
+    assert not broken
+
+
+def test_the_lesson_table_has_every_lesson_and_links_those_that_exist():
+    table = re.findall(r"^\| (\d\d) \| (.+?) \|", README, re.MULTILINE)
+    assert [number for number, _ in table] == [f"{n:02}" for n in range(14)]
+    linked = [Path(link).name for _, title in table for link in links(title)]
+    assert linked == [path.name for path in NOTEBOOKS]
+
+
+def test_the_table_of_claims_is_what_the_notebooks_print():
+    claims = script("claims")
+    assert claims.updated(README, claims.rows(ROOT / "notebooks")) == README, "run: python .ci/claims.py"
+
+
+def test_claims_are_read_from_printed_lines(tmp_path):
+    claims = script("claims")
+    outputs = [
+        {"name": "stdout", "text": ["fold 1\n", "C12: 4 | 2 times\n", "C01: borders 0.9 to 0.7\n", "see C01: no\n"]},
+        {"name": "stderr", "text": ["C02: not printed by an experiment\n"]},
+        {"output_type": "display_data", "data": {}},
+    ]
+    cells = [{"source": "C03: text of a cell"}, {"outputs": outputs}]
+    (tmp_path / "01_a.ipynb").write_text(json.dumps({"cells": cells}))
+    rows = claims.rows(tmp_path)
+    assert rows == [("C01", "01_a.ipynb", "borders 0.9 to 0.7"), ("C12", "01_a.ipynb", "4 | 2 times")]
+    text = claims.updated(f"a\n{claims.BEGIN}\nold\n{claims.END}\nb\n", rows)
+    assert text.startswith("a\n") and text.endswith("\nb\n") and "old" not in text
+    assert f"| C12 | {claims.CLAIMS['C12']} | 4 \\| 2 times | [01](notebooks/01_a.ipynb) |" in text
+    assert claims.updated(text, []) == f"a\n{claims.BEGIN}\n{claims.END}\nb\n"
+    assert claims.rows(tmp_path / "none") == []
+    (tmp_path / "02_b.ipynb").write_text(json.dumps({"cells": [{"outputs": [{"name": "stdout", "text": "C77: x"}]}]}))
+    with pytest.raises(ValueError, match="C77"):
+        claims.rows(tmp_path)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_committed_as_it_ran(path):
+    text = path.read_text(encoding="utf-8")
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    cells = [cell for cell in cells if "".join(cell["source"]).strip()]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), "run: make notebooks"
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    assert max(len("".join(cell["source"]).splitlines()) for cell in cells) <= 20
+    assert len(text.encode()) <= 1_500_000
+    readable = re.sub(r'"image/\w+": "[^"]*"', "", text)
+    assert not re.findall(r"/(?:work|tmp|root|home|Users)/[^\s\"]*", readable)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_links_of_a_notebook_lead_somewhere(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    broken = [link for link in links(prose) if not (path.parent / link.partition("#")[0]).exists()]
+    assert not [link for link in broken if not link.startswith("attachment:")]
+
+
+def test_make_notebooks_replaces_only_what_ran(tmp_path, monkeypatch, capsys):
+    nbformat = pytest.importorskip("nbformat")
+    monkeypatch.syspath_prepend(ROOT / ".ci")
+    notebooks = script("notebooks")
+    monkeypatch.setattr(notebooks.claims, "main", lambda: None)
+
+    def written(name, *sources):
+        cells = [nbformat.v4.new_code_cell(source) for source in sources]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / name)
+        return tmp_path / name
+
+    good = written("good.ipynb", "x = 6", "print(7 * x)")
+    bad = written("bad.ipynb", "print('before')", "raise KeyError('no such thing')")
+    loud = written("loud.ipynb", "import sys", "print('a warning', file=sys.stderr)")
+    before = bad.read_text(), loud.read_text()
+    assert notebooks.main([str(bad), str(good), str(loud)]) == 1
+    assert [cell["outputs"][0]["text"] for cell in json.loads(good.read_text())["cells"][1:]] == [["42\n"]]
+    assert (bad.read_text(), loud.read_text()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.ipynb", "good.ipynb", "loud.ipynb"]
+    said = capsys.readouterr()
+    assert "no such thing" in said.out and "prints to stderr: a warning" in said.out
+    assert "bad.ipynb, loud.ipynb" in said.err
+    assert notebooks.main([str(good)]) == 0
+
+
+def test_a_path_of_this_machine_is_seen(monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    monkeypatch.syspath_prepend(ROOT / ".ci")
+    notebooks = script("notebooks")
+    empty = nbformat.v4.new_notebook()
+    assert list(notebooks.complaints(empty, "all is well")) == []
+    (said,) = notebooks.complaints(empty, f'"file {ROOT}/minildm/unet.py"')
+    assert str(ROOT) in said and "unet.py" in said
+    (said,) = notebooks.complaints(empty, "x" * 1_600_000)
+    assert "1.6 MB" in said
+
+
+def test_the_wheel_carries_the_package_and_its_weights(tmp_path):
+    wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
+    names = set(zipfile.ZipFile(wheel).namelist())
+    here = {path.relative_to(ROOT).as_posix() for path in (ROOT / "minildm").rglob("*") if path.is_file()}
+    here = {name for name in here if "__pycache__" not in name}
+    assert {name for name in names if ".dist-info/" not in name} == here
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+
+
+def test_the_source_distribution_is_lean(tmp_path):
+    archive = next(SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
+    with tarfile.open(archive) as file:
+        top = {name.split("/")[1] for name in file.getnames()}
+    assert top == {"minildm", "README.md", "LICENSE", "constraints.txt", "pyproject.toml", "PKG-INFO", ".gitignore"}
+
+
+def test_the_top_level_holds_what_it_should():
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    listed = subprocess.run([git, "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    for_people = {"README.md", "notebooks", "minildm", "tests", "data", "environment.yml"}
+    for_tools = {"pyproject.toml", "Makefile", "LICENSE", "constraints.txt", ".ci", ".gitignore", "benchmarks"}
+    assert {name.split("/")[0] for name in listed if name} <= for_people | for_tools
+
+
+def test_python_is_new_enough_everywhere():
+    (lowest,) = Requirement(f"python{PROJECT['requires-python']}").specifier
+    assert sys.version_info >= tuple(int(part) for part in lowest.version.split("."))
+    assert f"Python ≥ {lowest.version}" in README
+    major, minor = lowest.version.split(".")
+    assert f"sys.version_info < ({major}, {minor})" in (ROOT / ".ci" / "setup").read_text(encoding="utf-8")
