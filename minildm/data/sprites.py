@@ -59,9 +59,14 @@ def sprite(codepoint: str, size: int, angle: int = 0, mirrored: bool = False, fi
     size: the side in pixels of a square as large as the upright drawing's bounding box. So a wide car and a tall
     cactus of one size look equally large; where that would make the longer side exceed 1.2 sizes, it is 1.2.
     """
-    if mirrored:
-        colour, through, mask, lit, margin = sprite(codepoint, size, angle, fill=fill)
-        return Sprite(colour[:, ::-1], through[:, ::-1], mask[:, ::-1], lit[:, ::-1], margin)
+    colour, through, mask, lit, margin = _cut_out(codepoint, size, angle, fill)
+    if mirrored:  # views: a mirrored sprite costs no memory
+        colour, through, mask, lit = (array[:, ::-1] for array in (colour, through, mask, lit))
+    return Sprite(colour, through, mask, lit, margin)
+
+
+@cache
+def _cut_out(codepoint: str, size: int, angle: int, fill: str | None) -> Sprite:
     width, height = _extent(codepoint)
     side = round(size / max((width * height) ** 0.5, max(width, height) / 1.2))
     image = render(codepoint, side, angle, fill)
