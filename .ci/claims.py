@@ -64,7 +64,7 @@ def table(found: list[tuple[str, str, str]]) -> str:
     for claim, name, text in found:
         measured = text.replace("|", "\\|")
         lines.append(f"| {claim} | {CLAIMS[claim]} | {measured} | [{name[:2]}](notebooks/{name}) |")
-    return "\n".join([*lines, "", "Each row is printed by the lesson's own experiment when it runs.", ""])
+    return "\n".join([*lines, "", "Each row is printed by the lesson's own experiment when it runs.", "", ""])
 
 
 def updated(readme: str, found: list[tuple[str, str, str]]) -> str:

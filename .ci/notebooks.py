@@ -28,8 +28,14 @@ def run(path: Path) -> None:
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-    here = {"metadata": {"path": path.parent}}
-    NotebookClient(notebook, timeout=1800, kernel_name="python3", record_timing=False, resources=here).execute()
+    NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=1800,
+        record_timing=False,
+        resources={"metadata": {"path": path.parent}},
+        extra_arguments=["--log-level=ERROR"],  # else each kernel warns of local sockets on our terminal
+    ).execute()
     text = nbformat.writes(notebook)
     for complaint in complaints(notebook, text):
         raise ValueError(complaint)
