@@ -19,7 +19,7 @@ def main(runs: int) -> None:
         seconds(module)
     pairs = [(seconds("torch"), seconds("minildm")) for _ in range(runs)]
     torch, minildm = (statistics.median(times) for times in zip(*pairs, strict=True))
-    print(f"medians of {runs}: torch {torch:.2f} s, minildm {minildm:.2f} s, which is {minildm / torch:.3f} times as long")
+    print(f"medians of {runs}: torch {torch:.2f} s, minildm {minildm:.2f} s, {minildm / torch:.3f} times as long")
 
 
 if __name__ == "__main__":
