@@ -48,9 +48,14 @@ def test_a_defect_is_not_hidden(monkeypatch):
         cli.main(["train", "nuclei"])
 
 
-def test_train_hands_on_its_options(monkeypatch):
+def test_train_hands_on_its_options(monkeypatch, capsys):
     calls = []
-    recipe = types.SimpleNamespace(train=lambda *arguments, **options: calls.append((arguments, options)))
+
+    def train(*arguments, **options):
+        calls.append((arguments, options))
+        return Path("here.safetensors")
+
+    recipe = types.SimpleNamespace(train=train)
     monkeypatch.setattr(cli, "recipe", lambda name: recipe)
     assert cli.main(["train", "nuclei"]) == 0
     options = ["--out", "a.safetensors", "--steps", "7", "--seed", "3", "--no-resume"]
@@ -59,6 +64,7 @@ def test_train_hands_on_its_options(monkeypatch):
         ((None,), {"steps": None, "seed": 0, "resume": True}),
         ((Path("a.safetensors"),), {"steps": 7, "seed": 3, "resume": False}),
     ]
+    assert capsys.readouterr().out == "written: here.safetensors\n" * 2
 
 
 def test_every_recipe_can_be_called_so():
