@@ -42,6 +42,13 @@ class History:
         """How many steps are done."""
         return len(self.loss)
 
+    def note(self, result: float | dict | None) -> None:
+        """Keep what `validate` returned, as plain numbers; None, from one that only looks or draws, is not kept."""
+        if isinstance(result, Mapping):
+            self.validation.append((self.step, {name: float(value) for name, value in result.items()}))
+        elif result is not None:
+            self.validation.append((self.step, float(result)))
+
 
 def train(
     model: nn.Module,
@@ -66,8 +73,9 @@ def train(
     """Train `model` in place with AdamW; it ends in eval mode, on its own device, holding the averaged weights.
 
     batch: (generator, n) -> tensors of n samples each, by name; every random choice comes from the generator.
-    loss: (model, tensors) -> scalar, a mean over the samples. The model may draw from torch's global stream
-        (dropout): it is seeded inside and given back unchanged.
+    loss: (model, tensors) -> scalar, a mean over the samples.
+        What can only draw from torch's global stream may do so in both (dropout, torchvision's transforms): at each
+        step the stream is seeded inside, and at the end it is as it was.
     steps, batch_size: how many steps, and of how many samples, over all processes together.
     lr, warmup: the peak of `learning_rate`, and after how many steps it is reached (default: 1/20 of the steps).
     weight_decay: of matrices and kernels; biases and normalisations are left alone.
@@ -75,8 +83,10 @@ def train(
     ema: how much of the running average of the weights is kept at each step, or None to end with the last weights.
         At the k-th step no more than (1 + k) / (10 + k) is kept, so that short trainings forget their start.
     checkpoint: a .safetensors file, written every `checkpoint_seconds` and at the end. If it is there, training
-        continues from it, on a CPU to bit-identical weights; if it was finished, `train` returns at once.
-    validate: called with the averaged model, in eval mode without gradients, every `validate_every` steps.
+        continues from it, on a CPU to bit-identical weights; if it was finished, `train` returns at once. Changed
+        settings are refused; a changed `batch` or `loss` cannot be seen.
+    validate: called with the averaged model, in eval mode without gradients, every `validate_every` steps and at the
+        end. What it returns, a number or a dict of numbers, goes into the history.
     workers: processes that prepare batches ahead.
 
     A GPU is used when there (bfloat16 autocast if it can), several under `accelerate launch`: each process takes an
@@ -88,7 +98,7 @@ def train(
     """
     accelerate = require("accelerate")
     warmup = steps // 20 if warmup is None else warmup
-    _check(steps, batch_size, lr, warmup, weight_decay, clip, ema, seed)
+    _check(steps, batch_size, lr, warmup, weight_decay, clip, ema, seed, validate_every)
     cpu = accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     device = accelerate.PartialState(cpu=cpu).device
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -100,58 +110,53 @@ def train(
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("expected a model with something to train, but none of its parameters requires a gradient")
     home = next(model.parameters()).device
-    model.to(device, memory_format=torch.channels_last)
-    objective = accelerator.prepare(_Objective(model, loss))
-    run = _Run(model, lr, weight_decay, ema)  # only now: joining processes moves the weights in memory
-    run.settings |= dict(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, weight_decay=weight_decay)
-    run.settings |= dict(clip=clip, ema=ema, seed=seed)
-    if checkpoint is not None and Path(checkpoint).exists():
-        run.resume(checkpoint)
-    history = run.history
-    data = DataLoader(
-        _Batches(batch, batch_size, seed, rank, world),
-        batch_size=None,
-        sampler=range(history.step, steps),
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # of its own, for otherwise it draws from the global stream
-    )
-    bar = _bar(steps, history.step, progress and main)
-    started, saved = time.monotonic() - history.seconds, -math.inf
     try:
+        model.to(device, memory_format=torch.channels_last)
+        objective = accelerator.prepare(_Objective(model, loss))
+        run = _Run(model, lr, weight_decay, ema)  # only now: joining processes moves the weights in memory
+        run.settings |= dict(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, weight_decay=weight_decay)
+        run.settings |= dict(clip=clip, ema=ema, seed=seed)
+        if checkpoint is not None and Path(checkpoint).exists():
+            run.resume(checkpoint)
+        history, start = run.history, run.history.step
+
+        batches = _Batches(batch, batch_size, seed, rank, world)
+        pin = device.type == "cuda"
+        data = DataLoader(batches, batch_size=None, sampler=range(start, steps), num_workers=workers, pin_memory=pin)
+        began, saved = time.monotonic() - history.seconds, -math.inf
+        bar = _bar(steps, start, progress and main)
         with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             model.train()
-            for step, tensors in zip(range(history.step, steps), data, strict=True):
+            for step, tensors in zip(range(start, steps), data, strict=True):
                 save = checkpoint is not None and main and time.monotonic() - saved >= checkpoint_seconds
                 before = _clone(run.buffers) if save else {}
-                torch.default_generator.manual_seed(_mix(seed, step, rank))
+                torch.default_generator.manual_seed(_mix(seed, step, 2, rank))
                 if device.type == "cuda":
-                    torch.cuda.manual_seed(_mix(seed, step, rank))
+                    torch.cuda.manual_seed(_mix(seed, step, 2, rank))
 
-                rate = learning_rate(step, steps, lr, warmup)
                 run.optimizer.zero_grad()
                 value = objective(_on(tensors, device))
-                _check_loss(value)
                 accelerator.backward(value)
                 length = accelerator.clip_grad_norm_(run.parameters.values(), clip)
                 value = accelerator.reduce(value.detach().float(), "mean")
                 value, length = torch.stack([value, length.float()]).tolist()  # one wait for the GPU, not two
+                rate = learning_rate(step, steps, lr, warmup)
                 if not math.isfinite(value + length):
                     raise FloatingPointError(_diverged(step, value, length, rate, checkpoint))
                 if save:  # only now, because these weights have just given a finite loss and gradient
                     run.save(checkpoint, before)
                     saved = time.monotonic()
                 run.update(rate)
+
                 history.loss.append(value)
-                history.seconds = time.monotonic() - started
+                history.seconds = time.monotonic() - began
                 bar.set_postfix(loss=f"{np.mean(history.loss[-50:]):.4g}", lr=f"{rate:.1e}", refresh=False)
                 bar.update()
-
                 if validate and main and (history.step % validate_every == 0 or history.step == steps):
                     with run.averaged(), torch.no_grad():
-                        _note(history, validate(model.eval()))
+                        history.note(validate(model.eval()))
                     model.train()
-            if checkpoint is not None and main and len(data):
+            if checkpoint is not None and main and start < steps:
                 run.save(checkpoint, {})
             run.finish()
             accelerator.wait_for_everyone()
@@ -193,8 +198,8 @@ class _Run:
         matrices = [p for p in self.parameters.values() if p.ndim > 1]
         vectors = [p for p in self.parameters.values() if p.ndim <= 1]
         groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-        fused = next(iter(self.parameters.values())).device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
+        self.fused = next(iter(self.parameters.values())).device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=self.fused)
         self.settings = {"model": type(model).__name__}
         self.history = History()
 
@@ -250,11 +255,14 @@ class _Run:
         weights.fill(self.average, parts.get("ema", {}), path)
         for part in parts:
             if part.startswith("optimizer."):
+                key = part.removeprefix("optimizer.")
                 for name, tensor in parts[part].items():
                     parameter = self.parameters[name]
-                    if tensor.shape == parameter.shape:  # in the parameter's own memory layout, as AdamW makes it
+                    if key == "step":  # a count, which AdamW keeps beside the weights only where it is fused
+                        tensor = tensor.clone().to(parameter.device if self.fused else "cpu")
+                    else:  # in the parameter's own memory layout
                         tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
-                    self.optimizer.state[parameter][part.removeprefix("optimizer.")] = tensor.clone()
+                    self.optimizer.state[parameter][key] = tensor
 
 
 class _Objective(nn.Module):
@@ -265,7 +273,11 @@ class _Objective(nn.Module):
         self.model, self.loss = model, (loss,)  # in a tuple, for a loss with weights of its own is not to be trained
 
     def forward(self, tensors):
-        return self.loss[0](self.model, tensors)
+        value = self.loss[0](self.model, tensors)
+        if not isinstance(value, Tensor) or value.ndim:
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"expected loss(model, tensors) to return a scalar tensor, got {found}; take the mean")
+        return value
 
 
 class _Batches(Dataset):
@@ -276,7 +288,8 @@ class _Batches(Dataset):
         self.slice = slice(rank * size // world, (rank + 1) * size // world)
 
     def __getitem__(self, step):
-        tensors = self.batch(torch.Generator().manual_seed(_mix(self.seed, step)), self.size)
+        torch.default_generator.manual_seed(_mix(self.seed, step, 1))  # `train` puts the stream back at its end
+        tensors = self.batch(torch.Generator().manual_seed(_mix(self.seed, step, 0)), self.size)
         if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
             raise ValueError(f"expected batch(generator, n) to return a dict of tensors, got {type(tensors).__name__}")
         for name, tensor in tensors.items():
@@ -292,13 +305,6 @@ def _mix(*numbers):
 
 def _clone(tensors):
     return {name: tensor.clone() for name, tensor in tensors.items()}
-
-
-def _note(history, result):
-    if isinstance(result, Mapping):
-        result = {name: float(value) for name, value in result.items()}
-    if result is not None:  # None: a hook that only looks or draws
-        history.validation.append((history.step, result if isinstance(result, dict) else float(result)))
 
 
 def _on(tensors, device):
@@ -331,7 +337,7 @@ def _bar(steps, done, show):
     return tqdm(total=steps, initial=done, disable=not show, mininterval=0.5, desc="train")
 
 
-def _check(steps, batch_size, lr, warmup, weight_decay, clip, ema, seed):
+def _check(steps, batch_size, lr, warmup, weight_decay, clip, ema, seed, validate_every):
     rules = {
         "steps, a whole number from 1": (steps, isinstance(steps, int) and steps >= 1),
         "batch_size, a whole number from 1": (batch_size, isinstance(batch_size, int) and batch_size >= 1),
@@ -341,16 +347,14 @@ def _check(steps, batch_size, lr, warmup, weight_decay, clip, ema, seed):
         "clip, above 0 (math.inf for no limit)": (clip, clip > 0),
         "ema, from 0 to below 1, or None": (ema, ema is None or 0 <= ema < 1),
         "seed, a whole number from 0": (seed, isinstance(seed, int) and seed >= 0),
+        "validate_every, a whole number from 1": (
+            validate_every,
+            isinstance(validate_every, int) and validate_every > 0,
+        ),
     }
     for rule, (value, holds) in rules.items():
         if not holds:
             raise ValueError(f"expected {rule}; got {value!r}")
-
-
-def _check_loss(value):
-    if not isinstance(value, Tensor) or value.ndim:
-        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"expected loss(model, tensors) to return a scalar tensor, got {found}; take the mean")
 
 
 def _diverged(step, value, length, rate, checkpoint):

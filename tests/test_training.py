@@ -24,6 +24,15 @@ from minildm.unet import UNet
 QUIET = dict(progress=False)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """For tensors this small, threads cost more than they bring, most of all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Tiny(nn.Module):
     """Small, yet with all that makes resuming hard: running statistics, dropout, a tied and a frozen weight."""
 
@@ -215,12 +224,31 @@ def test_global_randomness_is_untouched_and_unused():
     assert not same(copy(first), copy(other))
 
 
+def test_every_step_has_a_batch_of_its_own():
+    def drawn(seed):
+        seen = []
+
+        def batch(generator, n):
+            seen.append((torch.rand(2, generator=generator).tolist(), torch.rand(2).tolist()))  # global stream too
+            return factors(generator, n)
+
+        train(Number(), batch, product, steps=5, batch_size=2, seed=seed, **QUIET)
+        return [tuple(numbers) for pair in seen for numbers in pair]
+
+    assert len(set(drawn(0) + drawn(1))) == 2 * 5 * 2
+    assert drawn(0) == drawn(0)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="batches of a test module need forked workers")
 def test_workers_make_the_same_batches():
+    def batch(generator, n):
+        tensors = images(generator, n)
+        return tensors | {"x": tensors["x"] + torch.rand(1)}
+
     alone, helped = Tiny(), Tiny()
-    train(alone, images, cross_entropy, steps=6, batch_size=4, **QUIET)
+    train(alone, batch, cross_entropy, steps=6, batch_size=4, **QUIET)
     state = torch.get_rng_state()
-    train(helped, images, cross_entropy, steps=6, batch_size=4, workers=2, **QUIET)
+    train(helped, batch, cross_entropy, steps=6, batch_size=4, workers=2, **QUIET)
     assert same(copy(alone), copy(helped))
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -394,7 +422,9 @@ def test_wrong_arguments_are_named():
     def run(model=None, batch=factors, loss=product, **changed):
         train(model or Number(), batch, loss, **dict(steps=3, batch_size=2, **QUIET) | changed)
 
-    wrong = dict(steps=0, batch_size=1.5, lr=math.nan, warmup=3, weight_decay=-1, clip=0, ema=1.0, seed=-1)
+    wrong = dict(
+        steps=0, batch_size=1.5, lr=math.nan, warmup=3, weight_decay=-1, clip=0, ema=1.0, seed=-1, validate_every=0
+    )
     for name, value in wrong.items():
         with pytest.raises(ValueError, match=f"expected {name}.*got {value}"):
             run(**{name: value})
