@@ -50,9 +50,9 @@ def complaints(notebook, text: str):
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 yield f"cell {number} prints to stderr: {output.text.strip().splitlines()[-1]}"
-    for folder in {str(ROOT), str(Path.home()), sys.prefix, tempfile.gettempdir()} - {"/"}:
-        if found := re.search(re.escape(folder) + r"[/\\][^\"\s]*", text):
-            yield f"it shows a path of this machine: {found[0]}"
+    folders = {str(ROOT), str(Path.home()), sys.prefix, tempfile.gettempdir()} - {"/"}
+    if found := re.search(rf"({'|'.join(map(re.escape, folders))})[/\\][^\"\s]*", text):
+        yield f"it shows a path of this machine: {found[0]}"
     if len(text.encode()) > LARGEST:
         yield f"it is {len(text.encode()) / 1e6:.1f} MB large; at most {LARGEST / 1e6:.1f} MB do"
 

@@ -41,7 +41,7 @@ def project(tmp_path, monkeypatch):
         shutil.copy(ROOT / name, folder / name)
     (folder / "pip.plan").write_text("")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    for name in ("PYTHON", "MINILDM_NEED_GB"):
+    for name in ("PYTHON", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of the make that runs these tests
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MINILDM_NEED_GB", "0")
     for name in ("python3.13", "python3.11", "python3", "python"):
