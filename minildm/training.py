@@ -89,8 +89,9 @@ def train(
         end. What it returns, a number or a dict of numbers, goes into the history.
     workers: processes that prepare batches ahead.
 
-    A GPU is used when there (bfloat16 autocast if it can), several under `accelerate launch`: each process takes an
-    equal slice of the batch. Set ACCELERATE_USE_CPU=1 to stay on the CPU. Batch normalisation sees one slice only.
+    A GPU is used when there (bfloat16 autocast if it can); several, or several CPU processes, under `torchrun` or
+    `accelerate launch`: each process takes an equal slice of the batch, and batch normalisation sees that slice only.
+    Set ACCELERATE_USE_CPU=1 to stay on the CPU.
 
     Raises FloatingPointError when loss or gradient is no longer finite, ValueError for a checkpoint that is damaged
     or belongs to another training, for arguments out of range, and for a `batch` or `loss` of the wrong kind.
