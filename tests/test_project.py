@@ -196,6 +196,11 @@ def test_the_top_level_holds_what_it_should():
     assert {name.split("/")[0] for name in listed if name} <= for_people | for_tools
 
 
+def test_the_style_is_kept():
+    said = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout
+
+
 def test_python_is_new_enough_everywhere():
     (lowest,) = Requirement(f"python{PROJECT['requires-python']}").specifier
     assert sys.version_info >= tuple(int(part) for part in lowest.version.split("."))
