@@ -37,11 +37,12 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
 
 
 def group_norm(channels: int, groups: int | None = None, eps: float = 1e-5) -> nn.GroupNorm:
-    """Group normalisation (Wu and He 2018) with 32 groups, or fewer so that each has at least four channels.
+    """Group normalisation (Wu and He 2018) in 32 groups, or in the most below that of at least four channels each.
 
-    Raises ValueError when `channels` cannot be split into the groups.
+    Raises ValueError when `channels` do not split into the `groups` that you ask for.
     """
-    groups = groups or max(1, min(32, channels // 4))
+    if groups is None:
+        groups = next(g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0)
     if channels % groups:
         raise ValueError(f"{channels} channels do not split into {groups} groups: choose a multiple of {groups}")
     return nn.GroupNorm(groups, channels, eps)

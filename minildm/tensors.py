@@ -1,5 +1,7 @@
 """Small tensor helpers: broadcasting, device choice, and shape checks whose errors say what to do."""
 
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -48,3 +50,11 @@ def check_images(x: Tensor, channels: int, multiple: int = 1) -> None:
 def count_parameters(module: torch.nn.Module) -> int:
     """How many numbers training can change in `module`."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+@contextmanager
+def seeded(seed: int):
+    """Inside, torch's global random stream starts from `seed`, as when building a network; afterwards it is as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from minildm.tensors import best_device, check_images, count_parameters, expand, seeded
+
+
+def test_expand_gives_one_number_per_sample():
+    v = torch.tensor([2.0, 3.0])
+    assert torch.equal(expand(v, torch.ones(2, 3, 4, 5)) * torch.ones(2, 3, 4, 5), v.view(2, 1, 1, 1).expand(2, 3, 4, 5))
+    assert expand(v, torch.ones(2, 7)).shape == (2, 1)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 1), (1,)])
+def test_expand_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match=r"one number per sample, shape \(2,\)"):
+        expand(torch.zeros(shape), torch.zeros(2, 3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    "images, says",
+    [
+        (torch.zeros(3, 8, 8), r"x\[None\]"),
+        (torch.zeros(8, 8), r"\(b, 3, h, w\)"),
+        (torch.zeros(2, 4, 8, 8), "in_channels=4"),
+        (torch.zeros(2, 3, 12, 20), "halves the image 3 times; got 12×20: pad or resize it to 16×24"),
+        (torch.zeros(2, 3, 0, 8), "got 0×8: pad or resize it to 8×8"),
+        ([[1.0]], "got list"),
+    ],
+)
+def test_check_images_says_what_to_do(images, says):
+    with pytest.raises(ValueError, match=says):
+        check_images(images, channels=3, multiple=8)
+
+
+def test_check_images_accepts_what_fits():
+    check_images(torch.zeros(2, 3, 16, 24), channels=3, multiple=8)
+
+
+def test_seeded_leaves_the_global_stream_alone():
+    before = torch.get_rng_state()
+    with seeded(3):
+        first = torch.rand(4)
+    with seeded(3):
+        assert torch.equal(torch.rand(4), first)
+    with seeded(4):
+        assert not torch.equal(torch.rand(4), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_count_parameters_leaves_out_frozen_ones():
+    layer = torch.nn.Linear(3, 5)
+    assert count_parameters(layer) == 20
+    layer.bias.requires_grad_(False)
+    assert count_parameters(layer) == 15
+
+
+def test_best_device_can_hold_a_tensor():
+    assert torch.ones(2, device=best_device()).sum().item() == 2
