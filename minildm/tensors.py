@@ -54,7 +54,7 @@ def count_parameters(module: torch.nn.Module) -> int:
 
 @contextmanager
 def seeded(seed: int):
-    """Inside, torch's global random stream starts from `seed`, as when building a network; afterwards it is as before."""
+    """Inside, torch draws from `seed`, as when a network is built; afterwards its global stream is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

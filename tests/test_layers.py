@@ -43,7 +43,9 @@ def test_residual_block_equals_the_reference(generator):
     block = ResidualBlock(8, 12, groups=2)
     names = {"shortcut": "conv_shortcut"}
     state = reference.state_dict()
-    block.load_state_dict({k: state[names.get(k.split(".")[0], k.split(".")[0]) + "." + k.split(".")[1]] for k in block.state_dict()})
+    block.load_state_dict(
+        {k: state[names.get(k.split(".")[0], k.split(".")[0]) + "." + k.split(".")[1]] for k in block.state_dict()}
+    )
     x = torch.randn(2, 8, 5, 7, generator=generator)
     assert (block(x) - reference(x, None)).abs().max() < 1e-5
 

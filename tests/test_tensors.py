@@ -6,7 +6,9 @@ from minildm.tensors import best_device, check_images, count_parameters, expand,
 
 def test_expand_gives_one_number_per_sample():
     v = torch.tensor([2.0, 3.0])
-    assert torch.equal(expand(v, torch.ones(2, 3, 4, 5)) * torch.ones(2, 3, 4, 5), v.view(2, 1, 1, 1).expand(2, 3, 4, 5))
+    assert torch.equal(
+        expand(v, torch.ones(2, 3, 4, 5)) * torch.ones(2, 3, 4, 5), v.view(2, 1, 1, 1).expand(2, 3, 4, 5)
+    )
     assert expand(v, torch.ones(2, 7)).shape == (2, 1)
 
 

@@ -49,9 +49,7 @@ def test_equals_the_reference_on_the_same_weights():
     for name, p in reference.named_parameters():
         if "time_emb_proj" in name:
             nn.init.zeros_(p)
-    u = UNet(
-        2, 3, (8, 12, 20), 2, groups=2, block=lambda i, o, level: ResidualBlock(i, o, groups=2)
-    )
+    u = UNet(2, 3, (8, 12, 20), 2, groups=2, block=lambda i, o, level: ResidualBlock(i, o, groups=2))
     r = reference
     mine = [u.stem, *u.down, *u.middle, *u.up, u.norm, u.head]
     theirs = [r.conv_in]

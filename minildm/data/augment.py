@@ -10,12 +10,13 @@ from torch import Tensor
 
 
 def elastic_grid(
-    generator: torch.Generator, n: int, size: int, bend: float = 3.0, spacing: int = 32, turn: bool = True
+    generator: torch.Generator, n: int, size: int, bend: float = 3.0, turn: bool = True, zoom: float = 0.2
 ) -> Tensor:
     """Where n deformed crops take their pixels from: offsets (x, y) from the crop's centre, (n, size, size, 2).
 
-    bend: standard deviation, in pixels, of the random displacements at the nodes of a coarse grid; 0 leaves the crop
-    straight.  spacing: of the nodes, pixels; between them the displacement is bicubic.  turn: random angle and mirror.
+    bend: standard deviation, in pixels, of the random displacements at the nodes of a coarse grid, which lie some 32
+    pixels apart, with bicubic interpolation between them; 0 leaves the crop straight.
+    turn: random angle and mirror.  zoom: sizes change by factors of up to exp(±zoom).
     Source: Ronneberger et al., "U-Net" (2015), section 3.1 (there 10 pixels on a 3×3 grid over a larger tile).
     """
     line = torch.arange(size) - (size - 1) / 2
@@ -24,8 +25,9 @@ def elastic_grid(
     mirror = 1.0 - 2.0 * torch.randint(0, 2, (n,), generator=generator) * turn
     cos, sin = angle.cos(), angle.sin()
     rotation = torch.stack([cos, -sin * mirror, sin, cos * mirror], dim=-1).view(n, 1, 2, 2)
-    turned = (rotation[:, :, None] @ straight[..., None]).squeeze(-1)  # (n, size, size, 2)
-    nodes = max(2, round(size / spacing) + 1)
+    scale = (zoom * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1)).exp()
+    turned = (rotation[:, :, None] @ straight[..., None]).squeeze(-1) * scale  # (n, size, size, 2)
+    nodes = max(2, round(size / 32) + 1)
     displacement = bend * torch.randn(n, 2, nodes, nodes, generator=generator)
     return turned + F.interpolate(displacement, size, mode="bicubic", align_corners=True).movedim(1, -1)
 
@@ -45,7 +47,7 @@ class Crops:
     """Batches of deformed crops: `crops(generator, n)` -> {"image": (n, 1, size, size), other maps: (n, size, size)}.
 
     pieces: dicts of maps (h, w), all of the same names, one of them `image`, normalised to about [-1, 1].
-    size: side of a crop, pixels.  bend, spacing, turn: as in `elastic_grid`.
+    size: side of a crop, pixels.  bend, turn, zoom: as in `elastic_grid`.
     light: 0 leaves the intensities; 1 changes each crop's contrast by about ±25 % and its brightness by ±0.1.
     The larger a piece, the oftener it is drawn. A crop never reaches from one piece into another.
     """
@@ -55,8 +57,8 @@ class Crops:
         pieces: Sequence[dict[str, np.ndarray]],
         size: int = 128,
         bend: float = 3.0,
-        spacing: int = 32,
         turn: bool = True,
+        zoom: float = 0.2,
         light: float = 1.0,
     ):
         if not pieces or any("image" not in piece or piece.keys() != pieces[0].keys() for piece in pieces):
@@ -64,12 +66,12 @@ class Crops:
         self.names = sorted(pieces[0], key=lambda name: name != "image")  # the image first
         self.pieces = [torch.from_numpy(np.stack([p[name] for name in self.names], dtype=np.float32)) for p in pieces]
         self.areas = torch.tensor([float(piece[0].numel()) for piece in self.pieces])
-        self.size, self.bend, self.spacing, self.turn, self.light = size, bend, spacing, turn, light
+        self.size, self.bend, self.turn, self.zoom, self.light = size, bend, turn, zoom, light
 
     def __call__(self, generator: torch.Generator, n: int) -> dict[str, Tensor]:
         which = torch.multinomial(self.areas, n, replacement=True, generator=generator)
         room = torch.rand(n, 2, generator=generator)
-        grid = elastic_grid(generator, n, self.size, self.bend, self.spacing, self.turn)
+        grid = elastic_grid(generator, n, self.size, self.bend, self.turn, self.zoom)
         images, others = [], []
         for k, where, offsets in zip(which.tolist(), room, grid, strict=True):
             maps = self.pieces[k]

@@ -10,7 +10,8 @@ from minildm.data.augment import Crops
 from minildm.recipes import circumstances, run_file
 from minildm.segmentation import border_weights, depth, normalise, segment, segmentation_loss
 from minildm.tensors import seeded
-from minildm.training import History, train as run
+from minildm.training import History
+from minildm.training import train as run
 from minildm.unet import UNet
 
 STEPS, BATCH, CROP, LR = 400, 8, 128, 2e-3

@@ -1,0 +1,93 @@
+"""Which object stands where: the U-Net of lesson 01, trained on scenes, looks at pictures and says what it sees."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minildm import weights
+from minildm.data import VOCABULARY
+from minildm.optional import require
+from minildm.tensors import check_images
+
+SPECK = 12  # pixels of a 64×64 picture: a stalk or an eye that stands apart is no object of its own
+
+
+class Found(NamedTuple):
+    """One object in a picture."""
+
+    name: str  # one of `data.VOCABULARY`
+    box: tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, the last two exclusive
+    mask: np.ndarray  # (h, w) bool
+
+
+def inspect(images: Tensor | Sequence, model: nn.Module | None = None) -> list[list[Found]]:
+    """For each picture, the objects in it, from left to right.
+
+    images: a tensor (b, 3, h, w) in [0, 1], or a list of PIL pictures of one size; the judge knows 64×64.
+    model: a `UNet(3, 1 + len(VOCABULARY), ...)` whose outputs are ground and names; by default the shipped judge.
+    Raises ValueError for images of another shape or range.
+    """
+    model = _shipped() if model is None else model
+    classes = class_map(model, _tensor(images))
+    return [objects(picture) for picture in classes]
+
+
+@torch.no_grad()
+def class_map(model: nn.Module, images: Tensor) -> np.ndarray:
+    """The likeliest class of each pixel: 0 = ground, i + 1 = VOCABULARY[i]. (b, 3, h, w) in [0, 1] -> (b, h, w)"""
+    parameter = next(model.parameters())
+    parts = images.to(parameter.device, parameter.dtype).mul(2).sub(1).split(64)  # so that memory stays small
+    return torch.cat([model(part).argmax(1) for part in parts]).cpu().numpy()
+
+
+def objects(classes: np.ndarray) -> list[Found]:
+    """Part a class map (h, w) into objects: pixels that hang together belong to one, and it has their commonest name.
+
+    Where two names each hold a quarter of a connected region or more, they are two objects that touch.
+    """
+    label = require("scipy.ndimage").label
+    near = np.ones((3, 3))  # pixels hang together across corners too
+    speck = SPECK * classes.size / 64**2
+    regions, n = label(classes > 0, near)
+    found = []
+    for k in range(1, n + 1):
+        region = regions == k
+        counts = np.bincount(classes[region], minlength=len(VOCABULARY) + 1)
+        names = np.flatnonzero(counts >= max(counts.sum() / 4, speck))
+        for name in names:
+            parts, m = label(region & (classes == name), near) if len(names) > 1 else (region, 1)
+            masks = [parts == part for part in range(1, m + 1)]
+            found += [_found(VOCABULARY[name - 1], mask) for mask in masks if mask.sum() >= speck]
+    return sorted(found, key=lambda one: one.box)
+
+
+def _found(name: str, mask: np.ndarray) -> Found:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return Found(name, (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), mask)
+
+
+def _tensor(images) -> Tensor:
+    if not isinstance(images, Tensor):
+        images = list(images)
+        if not images:
+            return torch.zeros(0, 3, 64, 64)
+        arrays = [np.asarray(image.convert("RGB"), np.float32) / 255 for image in images]
+        if len({array.shape for array in arrays}) > 1:
+            raise ValueError(f"expected pictures of one size, got {sorted({image.size for image in images})}")
+        images = torch.from_numpy(np.stack(arrays)).movedim(-1, 1)
+    check_images(images, 3)
+    if images.numel() and not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
+        low, high = images.aminmax()
+        raise ValueError(
+            f"expected pictures in [0, 1], got values from {low:.3g} to {high:.3g}; (x + 1) / 2 maps [-1, 1]"
+        )
+    return images
+
+
+@cache
+def _shipped() -> nn.Module:
+    return weights.load("scenes-judge")

@@ -1,0 +1,171 @@
+"""Pictures for the lessons. Every function draws on matplotlib axes and returns the figure or axes it drew on."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor, nn
+
+from minildm.layers import Upsample
+from minildm.optional import require
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, RED, SKY, PURPLE, YELLOW = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442",
+)  # fmt: skip
+
+
+def style() -> None:
+    """Quiet axes and readable type for all figures that follow."""
+    rc = {
+        "figure.dpi": 100,
+        "savefig.dpi": 100,
+        "figure.constrained_layout.use": True,
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "image.interpolation": "nearest",
+        "axes.prop_cycle": require("cycler").cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY]),
+    }
+    require("matplotlib.pyplot").rcParams.update(rc)
+
+
+def array(image) -> np.ndarray:
+    """Any picture as an array that matplotlib shows: (h, w) or (h, w, 3). Tensors (c, h, w) are moved to (h, w, c)."""
+    if isinstance(image, Tensor):
+        image = image.detach().float().cpu()
+        image = (image.movedim(0, -1).squeeze(-1) if image.ndim == 3 else image).numpy()
+    return np.asarray(image)
+
+
+def show(images: Mapping[str, object] | Sequence, *, columns: int = 6, size: float = 2.0, title: str = "", **options):
+    """Pictures side by side, in rows of `columns`, each `size` inches wide; returns the figure.
+
+    images: {title: picture}, or pictures without titles.  options: handed to `imshow`, such as cmap, vmin, vmax.
+    """
+    titles = list(images) if isinstance(images, Mapping) else [""] * len(images)
+    pictures = [array(i) for i in (images.values() if isinstance(images, Mapping) else images)]
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    shape = pictures[0].shape
+    height = size * shape[0] / shape[1] + (0.25 if any(titles) else 0)
+    figure, axes = require("matplotlib.pyplot").subplots(
+        rows, columns, figsize=(size * columns, height * rows + (0.35 if title else 0)), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, name, picture in zip(axes.flat, titles, pictures, strict=False):
+        axis.imshow(picture, **{"cmap": "gray"} | options)
+        axis.set_title(name, fontsize=10)
+    figure.suptitle(title)
+    return figure
+
+
+def outlines(axis, image, labels: np.ndarray, colour: str = ORANGE, title: str = "", width: float = 1.2):
+    """A grey image with the outline of every instance drawn on it; returns the axis.
+
+    image: (h, w), any range.  labels: (h, w) int, 0 = background.
+    """
+    image = array(image)
+    axis.imshow(image, cmap="gray", vmin=np.percentile(image, 1), vmax=np.percentile(image, 99.5))
+    outline(axis, labels, colour, linewidths=width)
+    axis.set_title(title)
+    axis.axis("off")
+    return axis
+
+
+def outline(axis, labels: np.ndarray, colour: str = ORANGE, **options):
+    """The outline of every instance of `labels` (h, w), drawn on what the axis shows already."""
+    for label in np.unique(labels[labels > 0]):
+        # A frame of background, so that the outline is closed where an instance is cut by the edge of the picture.
+        inside = np.pad(labels == label, 1)
+        at = [np.arange(side) - 1 for side in inside.shape]
+        axis.contour(at[1], at[0], inside, [0.5], **{"colors": [colour], "linewidths": 1.4} | options)
+
+
+def matches(axis, image, true: np.ndarray, pred: np.ndarray, iou: float = 0.5, title: str = ""):
+    """What was found (blue), missed (orange) and invented (purple), at one strictness; returns the axis.
+
+    true, pred: (h, w) int labels. Dashed outlines are the truth of what was missed.
+    """
+    matching = require("stardist.matching").matching
+    true, pred = np.asarray(true).astype(np.int32), np.asarray(pred).astype(np.int32)
+    result = matching(true, pred, thresh=iou, report_matches=True)
+    pairs = [result.matched_pairs[i] for i in result.matched_tps]
+    missed = np.where(np.isin(true, [i for i, _ in pairs]), 0, true)
+    found = np.where(np.isin(pred, [j for _, j in pairs]), pred, 0)
+    outlines(axis, image, found, SKY)
+    outline(axis, np.where(found > 0, 0, pred), PURPLE)
+    outline(axis, missed, ORANGE, linestyles="dashed")
+    axis.set_title(title or f"found {result.tp} (blue), missed {result.fn} (orange), invented {result.fp} (purple)")
+    return axis
+
+
+def u_diagram(axis, model: nn.Module, x: Tensor, title: str = ""):
+    """The feature maps of a `UNet` in one forward pass of x (1, c, h, w), drawn as a U; returns the axis.
+
+    A box is the output of a layer, as tall as the map (on a square-root scale), as wide as it has channels; the number
+    below counts them. Arrows across are skips: what waits on the left is what the decoder takes in on the right.
+    """
+    layers = [model.stem, *model.down, *model.up]
+    shapes = []
+    handles = [layer.register_forward_hook(lambda *call: shapes.append(call[-1].shape[1:3])) for layer in layers]
+    try:
+        model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    encoder, full, widest = 1 + len(model.down), x.shape[2], max(c for c, _ in shapes)
+    rectangle = require("matplotlib.patches").Rectangle
+    boxes, at = [], 0.0
+    for k, (channels, size) in enumerate(shapes):
+        at += 0.9 if k == encoder else 0.0  # the gap in which the bottom of the U lies
+        wide, tall = 0.2 + 0.6 * channels / widest, 0.8 * (size / full) ** 0.5
+        level = np.log2(full / size)
+        axis.add_patch(rectangle((at, -level - tall / 2), wide, tall, color=BLUE if k < encoder else GREEN))
+        axis.text(at + wide / 2, -level - tall / 2 - 0.03, channels, ha="center", va="top", fontsize=8)
+        boxes.append((at, at + wide, -level))
+        at += wide + 0.15
+    (_, left, bottom), (right, _, _) = boxes[encoder - 1], boxes[encoder]
+    axis.annotate("", (right, bottom), (left, bottom), arrowprops={"arrowstyle": "->", "lw": 2, "color": "0.4"})
+    waiting = boxes[:encoder]
+    for layer, (start, _, level) in zip(model.up, boxes[encoder:], strict=True):
+        if model.skip and not isinstance(layer, Upsample):
+            _, end, _ = waiting.pop()
+            bow = {"arrowstyle": "->", "color": ORANGE, "lw": 1.2, "connectionstyle": "arc3,rad=-0.1"}
+            axis.annotate("", (start, level + 0.1), (end, level + 0.1), arrowprops=bow)
+    for level in range(int(-bottom) + 1):
+        axis.text(-0.2, -level, f"{full >> level}×{x.shape[3] >> level}", ha="right", va="center", fontsize=9)
+    axis.set(xlim=(-1.2, at), ylim=(bottom - 0.7, 0.75), title=title)
+    axis.axis("off")
+    return axis
+
+
+def curve(axis, values: Sequence[float], smooth: int = 20, label: str = "", colour: str = BLUE):
+    """A noisy curve in a pale line, and its running mean over `smooth` values in a strong one; returns the axis."""
+    values = np.asarray(values, float)
+    axis.plot(values, color=colour, alpha=0.2, lw=0.8)
+    if len(values) >= smooth:
+        mean = np.convolve(values, np.ones(smooth) / smooth, "valid")
+        axis.plot(np.arange(smooth - 1, len(values)), mean, color=colour, label=label)
+    return axis
+
+
+def spread(axis, groups: Mapping[str, Mapping[str, Sequence[float]]], ylabel: str = "", title: str = ""):
+    """Every single result as a dot, and the mean as a bar: {on the x axis: {arm: results}}; returns the axis."""
+    arms = list(dict.fromkeys(arm for group in groups.values() for arm in group))
+    colours = dict(zip(arms, [BLUE, ORANGE, GREEN, PURPLE, RED, SKY], strict=False))
+    for at, group in enumerate(groups.values()):
+        for k, (arm, results) in enumerate(group.items()):
+            x = at + 0.22 * (k - (len(group) - 1) / 2)
+            label = arm if at == 0 else None
+            axis.plot([x] * len(results), results, "o", ms=4, alpha=0.5, color=colours[arm])
+            axis.plot([x - 0.08, x + 0.08], [np.mean(results)] * 2, lw=3, color=colours[arm], label=label)
+    axis.set_xticks(range(len(groups)), list(groups))
+    axis.set(ylabel=ylabel, title=title)
+    axis.legend()
+    return axis

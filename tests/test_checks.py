@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import torch
+
+from minildm import checks
+
+
+def good_dice(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def good_weight(d_1, d_2, w_0, sigma):
+    return 1 + w_0 * np.exp(-((d_1 + d_2) ** 2) / (2 * sigma**2))
+
+
+@pytest.mark.parametrize("check, answer", [(checks.dice, good_dice), (checks.border_weight, good_weight)])
+def test_right_answers_pass(check, answer, capsys):
+    check(answer)
+    assert capsys.readouterr().out.startswith(f"✓ {check.__name__}: ")
+
+
+def test_the_paper_s_own_size_passes(capsys):
+    """572 -> 388 stands in figure 1 of the paper."""
+
+    def answer(size, levels):
+        down = [size]
+        for _ in range(levels - 1):
+            down.append((down[-1] - 4) / 2)
+        up = down[-1] - 4
+        for _ in range(levels - 1):
+            up = up * 2 - 4
+        return up
+
+    assert answer(572, 5) == 388
+    checks.valid_size(answer)
+    assert "largest difference 0 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "check, wrong, hint",
+    [
+        (checks.dice, lambda a, b: (a & b).sum() / (a | b).sum(), "intersection over union"),
+        (checks.dice, lambda a, b: 2 * (a & b).sum() / (a | b).sum(), "never exceed 1"),
+        (checks.dice, lambda a, b: (a & b).sum() / (a.sum() + b.sum()), "two equal masks must give 1"),
+        (checks.dice, lambda a, b: (a == b).mean(), "foreground alone"),
+        (checks.border_weight, lambda a, b, w, s: 1 + w * np.exp(-(a + b) / (2 * s**2)), "not squared yet"),
+        (checks.border_weight, lambda a, b, w, s: 1 + w * np.exp(-((a + b) ** 2) / s**2), "below the fraction bar"),
+        (checks.border_weight, lambda a, b, w, s: w * np.exp(-((a + b) ** 2) / (2 * s**2)), "still count once"),
+        (checks.valid_size, lambda size, levels: size, "padded network"),
+    ],
+)
+def test_a_known_mistake_is_named(check, wrong, hint):
+    with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
+        check(wrong)
+
+
+def test_an_unknown_mistake_gets_the_smallest_failing_case_and_no_hint():
+    with pytest.raises(AssertionError) as info:
+        checks.dice(lambda a, b: 0.123)
+    text = str(info.value)
+    assert "likely" not in text and "yours: 0.123" in text
+    assert text.count("shape (2, 3)") == 2  # the smallest case of all
+
+
+def test_only_the_cases_that_fail_are_shown():
+    def wrong_when_large(a, b):
+        return good_dice(a, b) if a.size < 30 else 0.5
+
+    with pytest.raises(AssertionError, match=r"argument 1: shape \(7, 6\)"):
+        checks.dice(wrong_when_large)
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (lambda a, b: None, "is there a return"),
+        (lambda a, b: np.array([0.5]), r"expected a result of shape \(\), got \(1,\)"),
+        (lambda a, b: float("nan"), "divided by zero"),
+        (lambda a, b: "half", "expected numbers"),
+        (lambda a, b: a.foo, "your function raised AttributeError"),
+    ],
+)
+def test_answers_of_the_wrong_kind(wrong, says):
+    with pytest.raises(AssertionError, match=says):
+        checks.dice(wrong)
+
+
+def test_a_stub_is_left_alone(capsys):
+    def stub(a, b):
+        raise NotImplementedError
+
+    checks.dice(stub)
+    assert capsys.readouterr().out == "– dice: not written yet\n"
+
+
+def test_an_answer_cannot_change_the_cases():
+    def greedy(a, b):
+        result = good_dice(a, b)
+        a[:], b[:] = False, False
+        return result
+
+    checks.dice(greedy)
+
+
+def test_torch_answers_are_welcome():
+    checks.border_weight(lambda a, b, w, s: 1 + w * torch.exp(-((torch.from_numpy(a + b)) ** 2) / (2 * s**2)))
