@@ -1,0 +1,198 @@
+"""Schedules against hand-computed values and the tables of diffusers; conversions against their definitions."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minildm.schedule import PREDICTS, NoiseSchedule, check_integers
+
+BY_HAND = NoiseSchedule([0.1, 0.2, 0.5])  # alphas_cumprod 0.9, 0.72, 0.36
+SCHEDULES = {
+    "linear": NoiseSchedule.linear(),
+    "scaled_linear": NoiseSchedule.scaled_linear(),
+    "squaredcos_cap_v2": NoiseSchedule.cosine(),
+}
+
+
+def pictures(seed, dtype=torch.float64, b=4):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(b, 2, 3, 5, generator=generator, dtype=dtype) for _ in range(2)]
+
+
+def test_tables_by_hand():
+    assert len(BY_HAND) == 3
+    torch.testing.assert_close(BY_HAND.betas, torch.tensor([0.1, 0.2, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(BY_HAND.alphas_cumprod, torch.tensor([0.9, 0.72, 0.36], dtype=torch.float64))
+    torch.testing.assert_close(BY_HAND.snr(torch.tensor([2, 0])), torch.tensor([0.5625, 9.0], dtype=torch.float64))
+
+
+def test_noising_by_hand():
+    x_0, eps = torch.tensor([[2.0], [10.0]]), torch.tensor([[-1.0], [1.0]])
+    x_t = BY_HAND.add_noise(x_0, eps, torch.tensor([2, 0]))
+    torch.testing.assert_close(x_t, torch.tensor([[0.6 * 2 - 0.8], [math.sqrt(0.9) * 10 + math.sqrt(0.1)]]))
+    v = BY_HAND.velocity(x_0, eps, torch.tensor([2, 0]))
+    torch.testing.assert_close(v, torch.tensor([[-0.6 - 0.8 * 2], [math.sqrt(0.9) - math.sqrt(0.1) * 10]]))
+
+
+def test_the_betas_of_each_schedule_by_hand():
+    linear = NoiseSchedule.linear(3, beta_start=0.1, beta_end=0.3).betas
+    torch.testing.assert_close(linear, torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
+    scaled = NoiseSchedule.scaled_linear(3, beta_start=0.01, beta_end=0.25).betas
+    torch.testing.assert_close(scaled, torch.tensor([0.01, 0.09, 0.25], dtype=torch.float64))
+    cosine = NoiseSchedule.cosine(2, offset=0.0, beta_max=0.9)  # cos² of 0, 45 and 90 degrees: 1, 1/2 and 0
+    torch.testing.assert_close(cosine.betas, torch.tensor([0.5, 0.9], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_tables_equal_the_reference(name, zero_snr):
+    ours = SCHEDULES[name].zero_terminal_snr() if zero_snr else SCHEDULES[name]
+    betas = {"beta_start": 0.00085, "beta_end": 0.012} if name == "scaled_linear" else {}
+    theirs = DDIMScheduler(beta_schedule=name, rescale_betas_zero_snr=zero_snr, **betas)
+    assert ours.betas.dtype == ours.alphas_cumprod.dtype == torch.float64
+    # The reference computes in float32, where 1 - beta and a product of a thousand factors lose digits.
+    torch.testing.assert_close(ours.betas, theirs.betas.double(), atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(ours.alphas_cumprod, theirs.alphas_cumprod.double(), atol=1e-6, rtol=0)
+    if not zero_snr:
+        torch.testing.assert_close(ours.alphas_cumprod, theirs.alphas_cumprod.double(), atol=0, rtol=1e-4)
+
+
+def test_noising_equals_the_reference():
+    x_0, eps = pictures(0, torch.float32)
+    t = torch.tensor([0, 10, 500, 999])
+    theirs = DDIMScheduler()
+    ours = SCHEDULES["linear"]
+    assert (ours.add_noise(x_0, eps, t) - theirs.add_noise(x_0, eps, t)).abs().max() <= 1e-5
+    assert (ours.velocity(x_0, eps, t) - theirs.get_velocity(x_0, eps, t)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES.values(), BY_HAND], ids=repr)
+def test_the_jump_equals_the_chain_in_distribution(schedule):
+    kept, variance = 1.0, 0.0  # of x_t given x_0, one step at a time
+    for beta, alpha_cumprod in zip(schedule.betas.tolist(), schedule.alphas_cumprod.tolist(), strict=True):
+        kept, variance = kept * math.sqrt(1 - beta), (1 - beta) * variance + beta
+        assert math.isclose(kept**2, alpha_cumprod, rel_tol=1e-9)
+        assert math.isclose(variance, 1 - alpha_cumprod, rel_tol=1e-9)
+
+
+@given(t=st.lists(st.integers(0, 999), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_conversions_agree_with_the_definitions(t, seed):
+    schedule, t = SCHEDULES["scaled_linear"], torch.tensor(t)
+    x_0, eps = pictures(seed, b=len(t))
+    x_t, v = schedule.add_noise(x_0, eps, t), schedule.velocity(x_0, eps, t)
+    for found, expected in [
+        (schedule.eps_to_x_0(x_t, eps, t), x_0),
+        (schedule.v_to_x_0(x_t, v, t), x_0),
+        (schedule.x_0_to_eps(x_t, x_0, t), eps),
+        (schedule.v_to_eps(x_t, v, t), eps),
+        (schedule.x_0_to_v(x_t, x_0, t), v),
+        (schedule.eps_to_v(x_t, eps, t), v),
+    ]:
+        torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("a", "b"), [("eps", "x_0"), ("eps", "v"), ("x_0", "v")])
+def test_each_pair_undoes_itself(a, b):
+    schedule, t = SCHEDULES["linear"], torch.tensor([0, 17, 400, 999])
+    x_t, said = pictures(5)  # any prediction at all, not only a right one
+    there, back = getattr(schedule, f"{a}_to_{b}"), getattr(schedule, f"{b}_to_{a}")
+    torch.testing.assert_close(back(x_t, there(x_t, said, t), t), said, atol=1e-9, rtol=0)
+    torch.testing.assert_close(there(x_t, back(x_t, said, t), t), said, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("predicts", PREDICTS)
+def test_reading_the_target_gives_picture_and_noise(predicts):
+    schedule, t = SCHEDULES["squaredcos_cap_v2"], torch.tensor([3, 250, 600, 900])
+    x_0, eps = pictures(7)
+    x_t = schedule.add_noise(x_0, eps, t)
+    found = schedule.read(predicts, schedule.target(predicts, x_0, eps, t), x_t, t)
+    torch.testing.assert_close(found, (x_0, eps), atol=1e-9, rtol=0)
+
+
+def test_zero_terminal_snr():
+    schedule = SCHEDULES["scaled_linear"].zero_terminal_snr()
+    assert schedule.alphas_cumprod[-1] == 0 and schedule.betas[-1] == 1
+    assert schedule.alphas_cumprod[0] == pytest.approx(SCHEDULES["scaled_linear"].alphas_cumprod[0].item(), abs=1e-12)
+    assert (schedule.alphas_cumprod.diff() < 0).all()
+    assert schedule.snr(torch.tensor([999])) == 0
+
+    x_0, eps = pictures(9)
+    last = torch.tensor([999] * 4)
+    x_t, v = schedule.add_noise(x_0, eps, last), schedule.velocity(x_0, eps, last)
+    torch.testing.assert_close(x_t, eps)
+    torch.testing.assert_close(v, -x_0)
+    torch.testing.assert_close(schedule.v_to_x_0(x_t, v, last), x_0)
+    torch.testing.assert_close(schedule.v_to_eps(x_t, v, last), eps)
+    torch.testing.assert_close(schedule.x_0_to_v(x_t, x_0, last), v)
+    torch.testing.assert_close(schedule.x_0_to_eps(x_t, x_0, last), eps)
+    for undefined in (schedule.eps_to_x_0, schedule.eps_to_v):
+        with pytest.raises(ValueError, match=r"timestep 999 .* predicts x_0 or v"):
+            undefined(x_t, eps, torch.tensor([5, 7, 999, 3]))
+        assert undefined(x_t, eps, last - 1).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_dtype_of_the_pictures_stays_and_precision_is_kept(dtype):
+    x_0, eps = pictures(1, dtype)
+    t = torch.tensor([0, 300, 700, 999])
+    exact = SCHEDULES["linear"].add_noise(x_0.double(), eps.double(), t)
+    found = SCHEDULES["linear"].add_noise(x_0, eps, t)
+    assert found.dtype == dtype
+    assert (found.double() - exact).abs().max() <= 2 * torch.finfo(dtype).eps * exact.abs().max()
+
+
+def test_the_tables_are_the_schedules_own():
+    betas = torch.tensor([0.1, 0.2])
+    schedule = NoiseSchedule(betas)
+    betas += 1
+    assert schedule.betas.tolist() == pytest.approx([0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NoiseSchedule([]), "list of betas"),
+        (lambda: NoiseSchedule([[0.1]]), r"shape \(1, 1\)"),
+        (lambda: NoiseSchedule([0.1, 0.0]), "above 0 and below 1"),
+        (lambda: NoiseSchedule([1.0, 0.5]), "only the last"),
+        (lambda: NoiseSchedule([0.1, 1.1]), "0.1 to 1.1"),
+        (lambda: NoiseSchedule([0.1, float("nan")]), "above 0"),
+        (lambda: NoiseSchedule.linear(0), "whole number of steps from 1, got 0"),
+        (lambda: NoiseSchedule.cosine(10.5), "got 10.5"),
+        (lambda: NoiseSchedule.scaled_linear(True), "got True"),
+        (lambda: NoiseSchedule([0.5]).zero_terminal_snr(), "at least 2 steps"),
+        (lambda: BY_HAND.target("noise", *pictures(0), torch.zeros(4).long()), "got 'noise'"),
+        (lambda: BY_HAND.read("z", *pictures(0), torch.zeros(4).long()), "got 'z'"),
+    ],
+)
+def test_bad_schedules(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("t", "message"),
+    [
+        (7, r"tensor \(b,\) of int64, got int"),
+        (torch.tensor(1), r"got shape \(\) of torch.int64"),
+        (torch.tensor([[1]] * 4), r"shape \(4, 1\)"),
+        (torch.tensor([0.5] * 4), r"float32; .*t\.long\(\)"),
+        (torch.tensor([True] * 4), "bool"),
+        (torch.tensor([0, 1, 2, 3]), "from 0 to 2, got 0 to 3"),
+        (torch.tensor([0, 1, 2, -1]), "from 0 to 2, got -1 to 2"),
+        (torch.tensor([0, 1]), r"one number per sample, shape \(4,\)"),
+    ],
+)
+def test_bad_timesteps(t, message):
+    with pytest.raises(ValueError, match=message):
+        BY_HAND.add_noise(*pictures(0), t)
+
+
+def test_integers_are_checked_by_name():
+    check_integers("y", torch.tensor([0, 6], dtype=torch.int32), 7)
+    with pytest.raises(ValueError, match="expected y from 0 to 6, got 2 to 7"):
+        check_integers("y", torch.tensor([7, 2]), 7)
