@@ -107,20 +107,22 @@ def predict(model: nn.Module, image: np.ndarray, views: int = 8, margin: int = 1
     return torch.stack([logit.sigmoid(), deep]).numpy()
 
 
-def instances(foreground: np.ndarray, depth: np.ndarray, threshold: float = 0.5, height: float = 0.1) -> np.ndarray:
+def instances(
+    foreground: np.ndarray, depth: np.ndarray, threshold: float = 0.5, height: float = 0.1, least: float = 0.25
+) -> np.ndarray:
     """Part a foreground into instances: each summit of the depth map floods its basin; (h, w) int32, 0 = background.
 
-    foreground: (h, w) probabilities, kept above `threshold`.  depth: (h, w); a summit counts when the way to a higher
-    one first leads down by `height`. Objects of fewer than 20 pixels are dropped.
+    foreground: (h, w) probabilities, kept above `threshold`.  depth: (h, w); smoothed a little, a summit counts when
+    the way to a higher one first leads down by `height`. What is nowhere deeper than `least` is a speck and dropped.
     Source: watershed from markers, Meyer and Beucher (1990).
     """
-    ndimage, morphology = require("scipy.ndimage"), require("skimage.morphology")
+    ndimage, segmentation = require("scipy.ndimage"), require("skimage.segmentation")
     keep = np.asarray(foreground) > threshold
-    surface = ndimage.gaussian_filter(np.where(keep, depth, 0).astype(np.float64), 1)
-    summits, _ = ndimage.label(morphology.h_maxima(surface, height), np.ones((3, 3)))
-    labels = require("skimage.segmentation").watershed(-surface, summits, mask=keep)
-    small = np.bincount(labels.ravel()) < 20
-    return require("skimage.segmentation").relabel_sequential(np.where(small[labels], 0, labels))[0].astype(np.int32)
+    hills = ndimage.gaussian_filter(np.where(keep, depth, 0).astype(np.float64), 1.5)
+    summits, count = ndimage.label(require("skimage.morphology").h_maxima(hills, height), np.ones((3, 3)))
+    labels = segmentation.watershed(-hills, summits, mask=keep)
+    deepest = np.append(0, ndimage.maximum(hills, labels, np.arange(1, count + 1)))
+    return segmentation.relabel_sequential(np.where(deepest[labels] > least, labels, 0))[0].astype(np.int32)
 
 
 def segment(model: nn.Module, image: np.ndarray) -> np.ndarray:
@@ -145,7 +147,7 @@ def classical(
     x = ndimage.gaussian_filter(normalise(image), blur)
     threshold = filters.threshold_local(x, block) if block else filters.threshold_otsu(x)
     keep = ndimage.binary_opening(ndimage.binary_fill_holes(x > threshold + offset * x.std()))
-    return instances(keep, ndimage.distance_transform_edt(keep), height=height)
+    return instances(keep, ndimage.distance_transform_edt(keep), height=height, least=2.0)
 
 
 def _labels(mask: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from minildm.training import History
 from minildm.training import train as run
 from minildm.unet import UNet
 
-STEPS, BATCH, CROP, LR = 400, 8, 128, 2e-3
+STEPS, BATCH, CROP, LR = 500, 4, 128, 2e-3
 TRAIN_COLUMNS = 384
 
 Pair = tuple[np.ndarray, np.ndarray]  # an image and its instance mask, (h, w) each

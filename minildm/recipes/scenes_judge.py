@@ -13,7 +13,7 @@ from minildm.tensors import expand, seeded
 from minildm.training import train as run
 from minildm.unet import UNet
 
-STEPS, BATCH, LR = 4000, 32, 2e-3
+STEPS, BATCH, LR = 5000, 16, 2e-3
 SIZE = 64
 TRAIN_SEED, TEST_SEED = 1, 2
 

@@ -1,0 +1,69 @@
+"""How good is the recipe of `nuclei`? Four folds over strips of the micrograph, three seeds, and a classical rival.
+
+The table goes into the record of the shipped `nuclei`, where lesson 01 reads it. About half an hour on two cores;
+each finished training is kept, so a run that was stopped goes on with the next one.
+"""
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from minildm import data, weights
+from minildm.recipes import RUNS, nuclei
+from minildm.segmentation import classical, segment
+
+FOLDS, SEEDS = 4, 3
+ARMS = {"U-Net": True, "U-Net without skips": False}
+# What the classical rival may choose from, on the strips that the U learns from.
+GRID = [
+    dict(zip(("block", "offset", "blur", "height"), values, strict=True))
+    for values in itertools.product((0, 61, 101, 201), (-0.4, -0.2, 0.0), (1.0, 2.0), (0.5, 0.75, 1.0, 2.0))
+]
+
+
+def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
+    """Train every fold with the seeds from `seed` on, and write the table into the record of `nuclei`."""
+    jobs = [("classical", fold, seed) for fold in range(FOLDS)]
+    jobs += [(arm, fold, seed + k) for arm in ARMS for k in range(SEEDS) for fold in range(FOLDS)]
+    rows = [row(*job, steps or nuclei.STEPS, resume) for job in jobs]
+    record = weights.record("nuclei")
+    return weights.save(out or "nuclei", weights.load("nuclei"), **record | {"cross_validation": rows})
+
+
+def row(arm: str, fold: int, seed: int, steps: int = nuclei.STEPS, resume: bool = True) -> dict:
+    """The figures of one fold on the strip that it has not seen; kept in a file, and read from there next time."""
+    path = RUNS / "nuclei-folds" / f"{arm.replace(' ', '-')}-{fold}-{seed}-{steps}.json"
+    if resume and path.exists():
+        return json.loads(path.read_text())
+    micrograph = data.nuclei()[0]
+    train_pairs, (image, mask) = list(data.nuclei_strips(micrograph["image"], micrograph["mask"], FOLDS))[fold]
+    if arm == "classical":
+        figures = rival(train_pairs, image, mask)
+    else:
+        model = nuclei.network(seed, skip=ARMS[arm])
+        history = nuclei.fit(model, train_pairs, steps, seed)
+        figures = nuclei.scores(mask, segment(model, image)) | {"minutes": history.seconds / 60}
+    result = {"arm": arm, "fold": fold, "seed": seed, **figures}
+    print(json.dumps(result), flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result))
+    os.replace(part, path)
+    return result
+
+
+def rival(train_pairs: list[nuclei.Pair], image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Threshold and watershed on the test strip, with the settings that are best on the training strips.
+
+    Chosen anew for each figure: no single pipeline could do better on all three.
+    """
+    sizes = [pair[0].size for pair in train_pairs]
+    tables = [[nuclei.scores(true, classical(raw, **settings)) for raw, true in train_pairs] for settings in GRID]
+    figures = {}
+    for name in ("dice", "ap50", "ap75"):
+        means = [np.average([scores[name] for scores in table], weights=sizes) for table in tables]
+        figures[name] = nuclei.scores(mask, classical(image, **GRID[int(np.argmax(means))]))[name]
+    return figures

@@ -1,0 +1,80 @@
+import json
+
+import numpy as np
+import pytest
+
+from minildm import data, weights
+from minildm.recipes import nuclei, nuclei_folds, scenes_judge
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Recipes keep their runs in the folder they are started in."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_nuclei_writes_a_checkpoint_with_its_record(tmp_path, capsys):
+    path = nuclei.train(tmp_path / "n.safetensors", steps=2, seed=3)
+    record = weights.record(path)
+    assert record["recipe"] == "nuclei" and record["steps"] == 2 and record["seed"] == 3
+    assert set(record["unseen_columns"]) == {"dice", "ap50", "ap75"}
+    assert weights.load(path).config == nuclei.network().config
+    assert "unseen columns 384–511: dice 0." in capsys.readouterr().out
+    assert list((tmp_path / "runs").iterdir()) == []  # the resumable checkpoint goes when the training is finished
+
+
+def test_nuclei_never_sees_the_right_quarter(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(nuclei, "fit", lambda model, pairs, *a, **k: seen.extend(pairs) or nuclei.History([1.0]))
+    nuclei.train(tmp_path / "n.safetensors", steps=1)
+    ((image, mask),) = seen
+    whole = data.nuclei()[0]
+    assert np.array_equal(image, whole["image"][:, :384]) and np.array_equal(mask, whole["mask"][:, :384])
+
+
+def test_the_judge_learns_from_scenes_of_another_seed_than_it_is_tested_on(tmp_path, monkeypatch):
+    assert scenes_judge.TRAIN_SEED != scenes_judge.TEST_SEED
+    monkeypatch.setattr(scenes_judge, "evaluate", lambda model: {"found": 0.0})
+    path = scenes_judge.train(tmp_path / "j.safetensors", steps=1)
+    assert weights.load(path).head.out_channels == 71
+    assert weights.record(path)["fresh_scenes"] == {"found": 0.0}
+
+
+def test_folds_are_kept_and_read_again(tmp_path):
+    first = nuclei_folds.row("U-Net", 3, seed=0, steps=1)
+    (file,) = (tmp_path / "runs" / "nuclei-folds").iterdir()
+    assert first["arm"] == "U-Net" and first["fold"] == 3 and 0 <= first["dice"] <= 1
+    file.write_text(json.dumps(first | {"dice": 7}))
+    assert nuclei_folds.row("U-Net", 3, seed=0, steps=1)["dice"] == 7
+    assert nuclei_folds.row("U-Net", 3, seed=0, steps=1, resume=False) == pytest.approx(first | {"minutes": 0}, abs=1)
+
+
+def test_the_rival_is_tuned_on_the_training_strips(monkeypatch):
+    """A setting that is best in training is used on the test strip, whatever it gives there."""
+    monkeypatch.setattr(nuclei_folds, "GRID", [{"block": 0}, {"block": 101}])
+    monkeypatch.setattr(nuclei_folds, "classical", lambda image, block: np.full(image.shape, block))
+    monkeypatch.setattr(
+        nuclei, "scores", lambda mask, found: dict.fromkeys(("dice", "ap50", "ap75"), float(found.mean() * mask.mean()))
+    )
+    ones, minus = np.ones((4, 6)), -np.ones((4, 6))
+    assert nuclei_folds.rival([(ones, ones)], ones, minus)["dice"] == -101
+    assert nuclei_folds.rival([(ones, minus)], ones, minus)["dice"] == 0
+
+
+def test_shipped_records_say_what_was_trained_and_measured():
+    record = weights.record("nuclei")
+    assert record["data"] == "nuclei, columns 0–383"
+    rows = [row for row in record["cross_validation"] if row["arm"] == "U-Net"]
+    assert len(rows) >= 12 and {row["fold"] for row in rows} == {0, 1, 2, 3}
+    assert np.mean([row["dice"] for row in rows]) >= 0.93
+    assert weights.record("scenes-judge")["fresh_scenes"]["found"] >= 0.99
+
+
+def test_the_shipped_segmenter_finds_nuclei_that_it_has_not_seen():
+    from minildm.segmentation import segment
+
+    whole = data.nuclei()[0]
+    found = segment(weights.load("nuclei"), whole["image"][:, 384:])
+    scores = nuclei.scores(whole["mask"][:, 384:], found)
+    expected = weights.record("nuclei")["unseen_columns"]
+    assert scores == pytest.approx(expected, abs=0.02)
