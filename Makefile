@@ -19,7 +19,7 @@ lab: setup
 	@$(PY) -m minildm lab $(ARGS)
 
 test: setup
-	@$(PY) -m pytest --nbval-lax --nbval-current-env $(ARGS)
+	@$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(ARGS)
 
 notebooks: setup
 	@$(PY) .ci/notebooks.py $(ARGS)
@@ -29,7 +29,7 @@ lint: setup
 
 latest:
 	@sh .ci/setup .venv-latest
-	@.venv-latest/bin/python -m pytest --nbval-lax --nbval-current-env $(ARGS)
+	@.venv-latest/bin/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(ARGS)
 
 clean:
 	@rm -rf .venv/bin .venv .venv-latest/bin .venv-latest .pytest_cache .ruff_cache .hypothesis

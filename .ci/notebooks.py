@@ -19,6 +19,7 @@ from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).parents[1]
 LARGEST = 1_500_000  # bytes; code hosts refuse to show much more
+PATIENCE = 600  # seconds for one cell
 
 
 def run(path: Path) -> None:
@@ -31,7 +32,7 @@ def run(path: Path) -> None:
     NotebookClient(
         notebook,
         kernel_name="python3",
-        timeout=1800,
+        timeout=PATIENCE,
         record_timing=False,
         resources={"metadata": {"path": path.parent}},
         extra_arguments=["--log-level=ERROR"],  # else each kernel warns of local sockets on our terminal

@@ -138,6 +138,7 @@ def test_make_notebooks_replaces_only_what_ran(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(ROOT / ".ci")
     notebooks = script("notebooks")
     monkeypatch.setattr(notebooks.claims, "main", lambda: None)
+    monkeypatch.setattr(notebooks, "PATIENCE", 60)
 
     def written(name, *sources):
         cells = [nbformat.v4.new_code_cell(source) for source in sources]
