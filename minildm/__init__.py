@@ -9,9 +9,11 @@ import pkgutil
 
 __version__ = "0.1.0"
 
+from .denoiser import Denoiser
+from .schedule import NoiseSchedule
 from .unet import UNet
 
-__all__ = ["UNet"]  # in the order of the lessons
+__all__ = ["UNet", "NoiseSchedule", "Denoiser"]  # in the order of the lessons
 
 _MODULES = {module.name for module in pkgutil.iter_modules(__path__)} - {"__main__"}
 

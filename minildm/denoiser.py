@@ -1,0 +1,257 @@
+"""The denoiser: the U of lesson 1 with blocks that are told the time, and, if asked for, attend to words.
+
+The contract of every denoiser here: `m(x_t, t) -> prediction`, with t: (b,) int64 and 0 the least noise.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minildm.attention import SpatialAttention, SpatialTransformer
+from minildm.layers import Chain, Cond, ResidualBlock
+from minildm.schedule import NoiseSchedule, check_integers, check_predicts
+from minildm.tensors import check_images
+from minildm.unet import UNet
+
+
+def timestep_embedding(t: Tensor, dim: int, period: float = 10_000) -> Tensor:
+    """Timesteps as waves: cosines, then sines, of `dim` / 2 wavelengths from 2 pi to 2 pi `period`. (b,) -> (b, dim)
+
+    Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5, in Stable Diffusion's order.
+    """
+    frequencies = torch.exp(-math.log(period) * torch.arange(dim // 2, device=t.device) / (dim // 2))
+    angles = t[:, None].float() * frequencies  # (b, dim / 2)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class TimeBlock(ResidualBlock):
+    """The residual block, told `cond.emb` (b, emb_dim): it shifts each channel between the two convolutions.
+
+    Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), appendix B.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, **norm):
+        super().__init__(in_channels, out_channels, **norm)
+        self.shift = nn.Linear(emb_dim, out_channels)
+
+    def tell(self, h: Tensor, cond: Cond) -> Tensor:
+        return h + self.shift(cond.emb)[:, :, None, None]
+
+
+class Denoiser(UNet):
+    """The U-Net of diffusion models. `m(x_t, t, context, mask, y)` -> prediction (b, out_channels, h, w)
+
+    in_channels, out_channels, channels, blocks_per_level, skip, groups, eps: as in `UNet`.
+    attention: where pixels attend: one bool for each level, or the numbers of the levels, 0 being full resolution.
+    middle_attention: whether they do at the bottom, between its two blocks.
+    heads: of all attention, or a list with those of each level; the bottom takes the last.
+    context_dim: width of the context (words) that is attended to as well; None: there is none.
+    num_classes: of the labels y; None: there are none. One more, `m.null_class`, stands for "no label".
+    projection: "conv" or "linear", as in `SpatialTransformer`.
+
+    Stable Diffusion 1: Denoiser(4, 4, (320, 640, 1280, 1280), 2, attention=(0, 1, 2), heads=8, context_dim=768).
+    Stable Diffusion 2: the same with heads=(5, 10, 20, 20), context_dim=1024, projection="linear".
+
+    Sources: Ho et al., "Denoising Diffusion Probabilistic Models" (2020); with context, Rombach et al. (2022).
+    Raises ValueError for sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int] = (32, 64, 128),
+        blocks_per_level: int = 1,
+        attention: Sequence[bool] | Sequence[int] = (),
+        heads: int | Sequence[int] = 4,
+        context_dim: int | None = None,
+        num_classes: int | None = None,
+        *,
+        middle_attention: bool = True,
+        projection: str = "conv",
+        skip: bool = True,
+        groups: int | None = None,
+        eps: float = 1e-5,
+    ):
+        channels = tuple(channels)
+        attends = _per_level(attention, len(channels))
+        heads = [heads] * len(channels) if isinstance(heads, int) else list(heads)
+        if len(heads) != len(channels):
+            raise ValueError(f"expected heads as one number or {len(channels)}, one for each level, got {heads}")
+        if channels and channels[0] % 2:
+            raise ValueError(f"expected an even channels[0], for cosines and sines of the time, got {channels[0]}")
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"expected num_classes from 1, or None for no classes, got {num_classes}")
+        emb_dim = 4 * sum(channels[:1])
+
+        def attend(width, level):
+            if context_dim is None:
+                return SpatialAttention(width, heads[level], groups=groups, eps=eps)
+            return SpatialTransformer(width, context_dim, heads[level], projection=projection, groups=groups)
+
+        def block(in_channels, out_channels, level):
+            told = TimeBlock(in_channels, out_channels, emb_dim, groups=groups, eps=eps)
+            return Chain([told, attend(out_channels, level)]) if attends[level] else told
+
+        def middle(width):
+            first, second = (TimeBlock(width, width, emb_dim, groups=groups, eps=eps) for _ in range(2))
+            return Chain([first, attend(width, -1), second] if middle_attention else [first, second])
+
+        super().__init__(
+            in_channels,
+            out_channels,
+            channels,
+            blocks_per_level,
+            skip,
+            block=block,
+            middle=middle,
+            groups=groups,
+            eps=eps,
+        )
+        self.config = dict(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            channels=list(channels),
+            blocks_per_level=blocks_per_level,
+            attention=attends,
+            heads=heads,
+            context_dim=context_dim,
+            num_classes=num_classes,
+            middle_attention=middle_attention,
+            projection=projection,
+            skip=skip,
+            groups=groups,
+            eps=eps,
+        )
+        self.context_dim, self.null_class = context_dim, num_classes
+        self.time = nn.Sequential(nn.Linear(channels[0], emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
+        self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, emb_dim)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        y: Tensor | None = None,
+    ) -> Tensor:
+        """x_t: (b, c, h, w).  t: (b,) int64.  context: (b, n, context_dim).  y: (b,) int64; None: no label.
+
+        mask: (b, n) bool, True where context holds something; None: everywhere.
+        Raises ValueError for an input of the wrong shape or dtype, or one that this network does not take or lacks.
+        """
+        check_images(x_t, self.in_channels, self.multiple)
+        return super().forward(x_t, self.tell(t, context, mask, y, len(x_t)))
+
+    def tell(self, t: Tensor, context: Tensor | None, mask: Tensor | None, y: Tensor | None, b: int) -> Cond:
+        """Check and embed what the blocks are told about b pictures. emb is ready for their linear layers."""
+        check_integers("t", t)
+        if len(t) != b:
+            raise ValueError(f"expected t: ({b},), one timestep per picture, got ({len(t)},)")
+        emb = self.time(timestep_embedding(t, self.time[0].in_features).to(self.time[0].weight.dtype))
+        if self.classes is not None:
+            emb = emb + self.classes(self._labels(y, b, t.device))
+        elif y is not None:
+            raise ValueError("got y, but this network knows no classes: build it with num_classes=...")
+        self._check_context(context, mask, b)
+        return Cond(F.silu(emb), context, mask)
+
+    def _labels(self, y, b, device):
+        if y is None:
+            return torch.full((b,), self.null_class, device=device)
+        check_integers("y", y, self.null_class + 1)
+        if len(y) != b:
+            raise ValueError(f"expected y: ({b},), one class per picture, got ({len(y)},)")
+        return y
+
+    def _check_context(self, context, mask, b):
+        if self.context_dim is None and (context is not None or mask is not None):
+            raise ValueError("got a context or mask, but this network takes none: build it with context_dim=...")
+        if self.context_dim is not None and context is None:
+            raise ValueError(
+                f"expected a context (b, n, {self.context_dim}), got None; "
+                "to condition on nothing, pass the embedding of the empty prompt"
+            )
+        if context is not None and (context.ndim != 3 or context.shape[::2] != (b, self.context_dim)):
+            raise ValueError(f"expected context: ({b}, n, {self.context_dim}), got shape {tuple(context.shape)}")
+        if mask is not None and (mask.shape != context.shape[:2] or mask.dtype != torch.bool):
+            raise ValueError(
+                f"expected mask: {tuple(context.shape[:2])} bool, True where context holds something, "
+                f"got shape {tuple(mask.shape)} of {mask.dtype}"
+            )
+
+
+def draw_noise(x_0: Tensor, schedule: NoiseSchedule, generator: torch.Generator) -> dict[str, Tensor]:
+    """All the randomness of a training step: a timestep and noise for each picture. -> {"x_0", "eps", "t"}"""
+    draw = dict(generator=generator, device=generator.device)
+    t = torch.randint(len(schedule), x_0.shape[:1], **draw).to(x_0.device)
+    return {"x_0": x_0, "eps": torch.randn(x_0.shape, dtype=x_0.dtype, **draw).to(x_0.device), "t": t}
+
+
+def denoising_error(
+    model: Callable[..., Tensor], batch: dict[str, Tensor], schedule: NoiseSchedule, predicts: str = "eps"
+) -> Tensor:
+    """Squared error of the model's prediction, for each sample. -> (b,) float32
+
+    batch: x_0, eps and t as from `draw_noise`, and context, mask, y where the model takes them.
+    predicts: what the model predicts: "eps", "x_0" or "v".
+    Raises ValueError when the model's output is not shaped like x_0.
+    """
+    x_0, eps, t = batch["x_0"], batch["eps"], batch["t"]
+    told = {name: batch[name] for name in ("context", "mask", "y") if name in batch}
+    prediction = model(schedule.add_noise(x_0, eps, t), t, **told)
+    if prediction.shape != x_0.shape:
+        raise ValueError(f"expected a prediction shaped like x_0, {tuple(x_0.shape)}, got {tuple(prediction.shape)}")
+    target = schedule.target(predicts, x_0, eps, t)
+    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+
+
+def denoising_loss(
+    model: Callable[..., Tensor],
+    batch: dict[str, Tensor],
+    schedule: NoiseSchedule,
+    predicts: str = "eps",
+    min_snr: float | None = None,
+) -> Tensor:
+    """The training loss: `denoising_error`, averaged over the batch. -> scalar
+
+    A pure function, as `training.train` wants it: partial(denoising_loss, schedule=schedule).
+    min_snr: gamma of Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy" (2023), usually 5:
+        the error of x_0 counts min(snr, gamma) times, whatever is predicted. None: all errors count alike.
+    Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), equation 14.
+    """
+    error = denoising_error(model, batch, schedule, predicts)
+    if min_snr is not None:
+        error = error * min_snr_weight(schedule.snr(batch["t"]), predicts, min_snr).to(error.dtype)
+    return error.mean()
+
+
+def min_snr_weight(snr: Tensor, predicts: str, gamma: float = 5.0) -> Tensor:
+    """How much the squared error of a prediction counts, so that x_0's counts min(snr, gamma). (b,) -> (b,)
+
+    An error of eps is one of x_0 times the square root of snr; of v, times that of snr + 1. Where snr is 0, that of
+    eps counts 1, its limit.
+    """
+    check_predicts(predicts)
+    if not gamma > 0:
+        raise ValueError(f"expected min_snr, the gamma of the weighting, above 0 (usually 5), got {gamma}")
+    if predicts == "eps":
+        return (gamma / snr).clamp(max=1)
+    return snr.clamp(max=gamma) / (snr + 1 if predicts == "v" else 1)
+
+
+def _per_level(attention, levels):
+    """One bool for each level, from bools or from the numbers of levels."""
+    attention = list(attention)
+    bools = [isinstance(a, bool) for a in attention]
+    if attention and all(bools) and len(attention) == levels:
+        return attention
+    if not any(bools) and all(isinstance(a, int) and 0 <= a < levels for a in attention):
+        return [level in attention for level in range(levels)]
+    raise ValueError(
+        f"expected attention as {levels} bools, one for each level, or as numbers of levels from 0 to {levels - 1}, "
+        f"got {attention}"
+    )

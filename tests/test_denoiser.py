@@ -1,0 +1,474 @@
+"""The denoiser against diffusers' U-Nets on the same weights, and its loss against values worked out by hand."""
+
+import json
+import math
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers.models.embeddings import Timesteps
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minildm import weights
+from minildm.denoiser import (
+    Denoiser,
+    TimeBlock,
+    denoising_error,
+    denoising_loss,
+    draw_noise,
+    min_snr_weight,
+    timestep_embedding,
+)
+from minildm.layers import Cond, Downsample, ResidualBlock, Upsample
+from minildm.schedule import NoiseSchedule
+from minildm.tensors import count_parameters
+from minildm.unet import UNet
+
+SD1 = dict(channels=(320, 640, 1280, 1280), blocks_per_level=2, attention=(0, 1, 2), heads=8, context_dim=768)
+SD2 = SD1 | dict(heads=(5, 10, 20, 20), context_dim=1024, projection="linear")
+SMALL = dict(channels=(12, 24, 36), blocks_per_level=2, attention=(1,), heads=2, groups=6)
+
+
+def reference_name(model, name):
+    """What diffusers calls our parameter `name` in its U-Net of the same architecture."""
+    parts = name.split(".")
+    plain = {"stem": "conv_in", "norm": "conv_norm_out", "head": "conv_out", "classes": "class_embedding"}
+    if parts[0] in plain:
+        return ".".join([plain[parts[0]], *parts[1:]])
+    if parts[0] == "time":
+        return f"time_embedding.linear_{1 + int(parts[1]) // 2}.{parts[2]}"
+
+    index = int(parts[1])
+    if parts[0] == "middle":
+        chain = model.middle
+        attention = len(chain) == 3 and index == 1
+        here = "mid_block." + ("attentions.0" if attention else f"resnets.{min(index, 1)}")
+        inside = parts[2:]
+    else:
+        way = getattr(model, parts[0])
+        ends = [i for i, layer in enumerate(way) if isinstance(layer, Downsample | Upsample)]
+        level = sum(end < index for end in ends)
+        number = index - ([-1, *ends][level] + 1)
+        here, inside = f"{parts[0]}_blocks.{level}", parts[2:]
+        if index in ends:
+            here += f".{parts[0]}samplers.0"
+        elif isinstance(way[index], ResidualBlock):
+            here += f".resnets.{number}"
+        else:
+            here += f".{('resnets', 'attentions')[int(parts[2])]}.{number}"
+            inside = parts[3:]
+    inside = ".".join(inside)
+    if ".resnets." in here:
+        return f"{here}.{inside.replace('shift.', 'time_emb_proj.').replace('shortcut.', 'conv_shortcut.')}"
+    if ".attentions." in here:
+        inside = inside.replace("project_", "proj_").replace("blocks.", "transformer_blocks.", 1)
+        inside = inside.replace("self_attention", "attn1").replace("cross_attention", "attn2")
+        inside = inside.replace("feed_forward.widen", "ff.net.0.proj").replace("feed_forward.narrow", "ff.net.2")
+        inside = inside.replace("to_out.", "to_out.0.")
+        if model.context_dim is None:  # the attention block of UNet2DModel is one layer with a normalisation
+            inside = inside.replace("norm.", "group_norm.").replace("attention.", "")
+    return f"{here}.{inside}"
+
+
+def copy_weights(ours, theirs):
+    """All parameters at random, the same in both: those that start at 0 or 1 would hide a mistake."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            scale = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.3
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    theirs.load_state_dict({reference_name(ours, name): t for name, t in ours.state_dict().items()})  # strict
+    return theirs.eval()
+
+
+def random(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_equal(ours, theirs):
+    assert ours.abs().max() > 0.1
+    assert (ours - theirs).abs().max() <= 1e-5
+
+
+def conditional(config, **more):
+    """diffusers' conditional U-Net of our configuration."""
+    levels = len(config["channels"])
+    attends = [level in config["attention"] for level in range(levels)]
+    heads = config["heads"]
+    return UNet2DConditionModel(
+        in_channels=config["in_channels"],
+        out_channels=config["out_channels"],
+        block_out_channels=config["channels"],
+        layers_per_block=config["blocks_per_level"],
+        down_block_types=["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        up_block_types=["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        attention_head_dim=heads if isinstance(heads, int) else list(heads),  # their name; it is the number of heads
+        cross_attention_dim=config["context_dim"],
+        use_linear_projection=config.get("projection") == "linear",
+        norm_num_groups=config.get("groups", 32),
+        **more,
+    )
+
+
+def unconditional(config, head_dim, **more):
+    """diffusers' plain U-Net of our configuration."""
+    attends = [level in config["attention"] for level in range(len(config["channels"]))]
+    return UNet2DModel(
+        in_channels=config["in_channels"],
+        out_channels=config["out_channels"],
+        block_out_channels=config["channels"],
+        layers_per_block=config["blocks_per_level"],
+        down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        attention_head_dim=head_dim,
+        norm_num_groups=config["groups"],
+        **more,
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (dict(in_channels=4, out_channels=4) | SD1, 859_520_964),
+        (dict(in_channels=9, out_channels=4) | SD1, 859_535_364),  # inpainting: five more channels into the stem
+        (dict(in_channels=4, out_channels=4) | SD2, 865_910_724),
+    ],
+    ids=["SD 1", "SD 1 inpainting", "SD 2"],
+)
+def test_full_size_is_stable_diffusion(config, expected):
+    with torch.device("meta"):  # shapes only
+        model, theirs = Denoiser(**config), conditional(config)
+    assert count_parameters(model) == expected
+    ours = {reference_name(model, name): tuple(t.shape) for name, t in model.state_dict().items()}
+    assert ours == {name: tuple(t.shape) for name, t in theirs.state_dict().items()}
+    norms = {n: m.eps for n, m in theirs.named_modules() if isinstance(m, torch.nn.GroupNorm)}
+    mine = {reference_name(model, f"{n}.w"): m for n, m in model.named_modules() if isinstance(m, torch.nn.GroupNorm)}
+    assert {name.removesuffix(".w"): norm.eps for name, norm in mine.items()} == norms
+    assert {norm.num_groups for norm in mine.values()} == {32}  # picked, not told
+
+
+CONDITIONAL = [
+    dict(channels=(12, 24, 36), blocks_per_level=2, attention=(0, 1), heads=3, groups=6),  # as SD 1
+    dict(channels=(12, 24, 48), blocks_per_level=1, attention=(0, 1), heads=(1, 2, 4), projection="linear", groups=4),
+    dict(channels=(12, 18), blocks_per_level=3, attention=(), heads=3, groups=6),  # in the middle only
+    dict(channels=(12, 18, 24, 30), blocks_per_level=1, attention=(0, 1, 2, 3), heads=6, groups=3),
+]
+
+
+@pytest.mark.parametrize("config", CONDITIONAL, ids=["like SD 1", "like SD 2", "middle", "everywhere"])
+def test_with_context_equals_the_reference(config):
+    config = dict(in_channels=5, out_channels=3, context_dim=10) | config
+    ours = Denoiser(**config).eval()
+    theirs = copy_weights(ours, conditional(config))
+    x_t, t, context = random(2, 5, 16, 24), torch.tensor([3, 981]), random(2, 7, 10, seed=2)
+    mask = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+    with torch.no_grad():
+        assert_equal(ours(x_t, t, context), theirs(x_t, t, context).sample)
+        masked = theirs(x_t, t, context, encoder_attention_mask=mask).sample
+        assert_equal(ours(x_t, t, context, mask), masked)
+        assert (masked - theirs(x_t, t, context).sample)[1].abs().max() > 1e-3  # the mask mattered
+
+
+def test_with_context_and_classes_equals_the_reference():
+    config = dict(in_channels=5, out_channels=3, context_dim=10) | CONDITIONAL[0]
+    ours = Denoiser(**config, num_classes=6).eval()
+    theirs = copy_weights(ours, conditional(config, num_class_embeds=7))
+    x_t, t, context, y = random(2, 5, 8, 12), torch.tensor([3, 981]), random(2, 7, 10, seed=2), torch.tensor([5, 0])
+    with torch.no_grad():
+        assert_equal(ours(x_t, t, context, y=y), theirs(x_t, t, context, class_labels=y).sample)
+
+
+@pytest.mark.parametrize(
+    ("config", "head_dim"),
+    [
+        (dict(channels=(12, 24, 36), blocks_per_level=2, attention=(1,), heads=(2, 4, 6), groups=6), 6),
+        (dict(channels=(12, 24), blocks_per_level=1, attention=(0, 1), heads=1, groups=4), None),
+        (dict(channels=(12, 24, 36), blocks_per_level=1, attention=(), heads=(1, 2, 3), groups=6), 12),
+    ],
+)
+@pytest.mark.parametrize("middle_attention", [True, False])
+@pytest.mark.parametrize("num_classes", [None, 6])
+def test_without_context_equals_the_reference(config, head_dim, middle_attention, num_classes):
+    config = dict(in_channels=5, out_channels=3) | config
+    ours = Denoiser(**config, middle_attention=middle_attention, num_classes=num_classes).eval()
+    theirs = unconditional(
+        config, head_dim, add_attention=middle_attention, num_class_embeds=num_classes and num_classes + 1
+    )
+    copy_weights(ours, theirs)
+    x_t, t = random(2, 5, 8, 12), torch.tensor([0, 500])
+    y = torch.tensor([5, 2]) if num_classes else None
+    with torch.no_grad():
+        assert_equal(ours(x_t, t, y=y), theirs(x_t, t, class_labels=y).sample)
+        if num_classes:  # no label is a class of its own
+            assert_equal(ours(x_t, t), theirs(x_t, t, class_labels=torch.tensor([6, 6])).sample)
+            assert ours.null_class == 6
+
+
+def test_timestep_embedding():
+    found = timestep_embedding(torch.tensor([0, 3]), 4)
+    expected = [[1, 1, 0, 0], [math.cos(3), math.cos(0.03), math.sin(3), math.sin(0.03)]]
+    torch.testing.assert_close(found, torch.tensor(expected))
+    t = torch.tensor([0, 1, 500, 999])
+    assert (timestep_embedding(t, 38) - Timesteps(38, flip_sin_to_cos=True, downscale_freq_shift=0)(t)).abs().max() == 0
+
+
+def test_the_block_is_told_by_a_shift_of_each_channel():
+    block = TimeBlock(6, 10, emb_dim=8, groups=2)
+    plain = ResidualBlock(6, 10, groups=2)
+    plain.load_state_dict({n: p for n, p in block.state_dict().items() if not n.startswith("shift")})
+    x, emb = random(2, 6, 4, 5), random(2, 8, seed=2)
+    with torch.no_grad():
+        h = random(2, 10, 4, 5, seed=3)
+        told = block.tell(h, Cond(emb=emb))
+        torch.testing.assert_close(told[1, 7] - h[1, 7], block.shift(emb)[1, 7].expand(4, 5))
+        block.shift.weight.zero_()
+        block.shift.bias.zero_()
+        assert torch.equal(block(x, Cond(emb=emb)), plain(x))
+
+
+def test_each_picture_is_told_its_own_time_words_and_class():
+    model = Denoiser(3, 3, **SMALL, context_dim=10, num_classes=4).eval()
+    x_t, context = random(1, 3, 8, 12).expand(2, 3, 8, 12), random(2, 5, 10, seed=2)
+    same = context[:1].expand(2, 5, 10)
+    t, y = torch.tensor([10, 10]), torch.tensor([1, 1])
+    with torch.no_grad():
+        a, b = model(x_t, t, same, y=y)
+        torch.testing.assert_close(a, b)
+        for told in (
+            model(x_t, torch.tensor([10, 400]), same, y=y),
+            model(x_t, t, context, y=y),
+            model(x_t, t, same, y=torch.tensor([1, 2])),
+        ):
+            torch.testing.assert_close(told[0], a)
+            assert (told[1] - a).abs().max() > 1e-4
+
+
+def test_the_segmenters_weights_fit():
+    """Lesson 3: without attention a denoiser is the U of lesson 1, with the time added to it."""
+    u = UNet(3, 5, channels=(8, 12, 16), blocks_per_level=2)
+    model = Denoiser(3, 3, channels=(8, 12, 16), blocks_per_level=2, middle_attention=False)
+    state = {name: tensor for name, tensor in u.state_dict().items() if not name.startswith("head.")}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert unexpected == []
+    assert {name.split(".")[-2] if "shift" in name else name.split(".")[0] for name in missing} == {
+        "shift",
+        "time",
+        "head",
+    }
+
+
+@pytest.mark.parametrize("more", [{}, {"context_dim": 10}, {"num_classes": 4}, {"skip": False}, {"attention": (0, 2)}])
+def test_every_parameter_learns(more):
+    model = Denoiser(3, 2, **SMALL | more)
+    told = {"context": random(2, 5, 10, seed=2)} if "context_dim" in more else {}
+    told |= {"y": torch.tensor([0, 3])} if "num_classes" in more else {}
+    model(random(2, 3, 8, 12), torch.tensor([5, 700]), **told).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0 or name.endswith("to_k.bias"), name
+
+
+def test_attention_as_levels_or_bools():
+    by_level, by_bool = (Denoiser(3, 3, (8, 16, 24), attention=a) for a in ((0, 2), (True, False, True)))
+    assert by_level.config == by_bool.config
+    assert by_level.config["attention"] == [True, False, True]
+    assert by_level.state_dict().keys() == by_bool.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        dict(channels=(12, 24, 36), blocks_per_level=2, attention=(1, 2), heads=(1, 2, 3), context_dim=10, groups=6),
+        dict(channels=(8, 16), num_classes=4, middle_attention=False, skip=False, eps=1e-6),
+        dict(channels=(8, 16), context_dim=5, projection="linear", attention=(True, False)),
+    ],
+)
+def test_config_rebuilds_it_and_weights_come_back(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(weights.CLASSES, "Denoiser", "minildm.denoiser")
+    model = Denoiser(3, 2, **config).eval()
+    assert Denoiser(**json.loads(json.dumps(model.config))).config == model.config
+    loaded = weights.load(weights.save(tmp_path / "denoiser.safetensors", model, seed=0))
+    x_t, t = random(2, 3, 8, 12), torch.tensor([5, 700])
+    context = random(2, 4, config["context_dim"]) if "context_dim" in config else None
+    with torch.no_grad():
+        assert torch.equal(loaded(x_t, t, context), model(x_t, t, context))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_lower_precision(autocast):
+    model = Denoiser(3, 3, **SMALL, context_dim=10, num_classes=4).eval()
+    x_t, t, context = random(2, 3, 8, 12), torch.tensor([5, 700]), random(2, 5, 10, seed=2)
+    with torch.no_grad():
+        exact = model(x_t, t, context)
+        if autocast:
+            with torch.autocast("cpu", torch.bfloat16):
+                found = model(x_t, t, context)
+        else:
+            found = model.bfloat16()(x_t.bfloat16(), t, context.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert (found - exact).abs().max() <= 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (dict(channels=(9, 16)), r"even channels\[0\].* got 9"),
+        (dict(channels=()), "at least one level"),
+        (dict(channels=(8, 16), heads=(1, 2, 4)), "heads as one number or 2"),
+        (dict(channels=(8, 18), attention=(1,), heads=4), "18 channels do not split into 4 heads"),
+        (dict(channels=(8, 16), attention=(2,)), "levels from 0 to 1"),
+        (dict(channels=(8, 16), attention=(True,)), "attention as 2 bools"),
+        (dict(channels=(8, 16), attention=(True, 1)), r"got \[True, 1\]"),
+        (dict(channels=(8, 16), attention=("all",)), "got"),
+        (dict(channels=(8, 16), num_classes=0), "num_classes from 1"),
+        (dict(channels=(8, 16), context_dim=4, projection="none"), "got 'none'"),
+        (dict(channels=(8, 16), groups=5), "do not split into 5 groups"),
+    ],
+)
+def test_bad_configurations(config, message):
+    with pytest.raises(ValueError, match=message):
+        Denoiser(3, 3, **config)
+
+
+X_T, T, CONTEXT = torch.zeros(2, 3, 8, 12), torch.tensor([1, 2]), torch.zeros(2, 5, 10)
+
+
+@pytest.mark.parametrize(
+    ("config", "told", "message"),
+    [
+        ({}, dict(x_t=X_T[0]), r"add a batch axis"),
+        ({}, dict(x_t=X_T[:, :2]), "expected 3 channels, got 2"),
+        ({}, dict(x_t=X_T[..., :10]), "divisible by 4"),
+        ({}, dict(t=7), "got int"),
+        ({}, dict(t=torch.tensor(7)), r"got shape \(\)"),
+        ({}, dict(t=torch.tensor([7])), r"expected t: \(2,\), one timestep per picture, got \(1,\)"),
+        ({}, dict(t=torch.tensor([0.1, 0.2])), r"t\.long\(\)"),
+        ({}, dict(t=torch.tensor([5, -1])), "t from 0, got -1 to 5"),
+        ({}, dict(context=CONTEXT), "build it with context_dim"),
+        ({}, dict(mask=torch.ones(2, 5).bool()), "build it with context_dim"),
+        ({}, dict(y=torch.tensor([1, 1])), "build it with num_classes"),
+        ({"num_classes": 4}, dict(y=torch.tensor([1, 5])), "expected y from 0 to 4, got 1 to 5"),
+        ({"num_classes": 4}, dict(y=torch.tensor([1])), r"expected y: \(2,\)"),
+        ({"num_classes": 4}, dict(y=torch.tensor([1.0, 2.0])), r"y\.long\(\)"),
+        ({"num_classes": 4}, dict(y=[1, 2]), "got list"),
+        ({"context_dim": 10}, {}, r"expected a context \(b, n, 10\), got None.*empty prompt"),
+        ({"context_dim": 10}, dict(context=CONTEXT[..., :9]), r"\(2, n, 10\), got shape \(2, 5, 9\)"),
+        ({"context_dim": 10}, dict(context=CONTEXT[:1]), r"got shape \(1, 5, 10\)"),
+        ({"context_dim": 10}, dict(context=CONTEXT[0]), r"got shape \(5, 10\)"),
+        ({"context_dim": 10}, dict(context=CONTEXT, mask=torch.ones(2, 5)), "got shape .* of torch.float32"),
+        ({"context_dim": 10}, dict(context=CONTEXT, mask=torch.ones(2, 4).bool()), r"expected mask: \(2, 5\) bool"),
+    ],
+)
+def test_bad_input(config, told, message):
+    with pytest.raises(ValueError, match=message):
+        Denoiser(3, 3, **SMALL | config)(**dict(x_t=X_T, t=T) | told)
+
+
+BY_HAND = NoiseSchedule([0.1, 0.2, 0.5])  # alphas_cumprod 0.9, 0.72, 0.36; the last has snr 0.5625
+
+
+def test_the_loss_by_hand():
+    batch = {"x_0": torch.tensor([[2.0], [2.0]]), "eps": torch.tensor([[-1.0], [-1.0]]), "t": torch.tensor([2, 2])}
+    seen = []
+
+    def model(x_t, t):
+        seen.append((x_t, t))
+        return torch.tensor([[0.5], [2.0]])
+
+    v = 0.6 * -1 - 0.8 * 2
+    for predicts, target in [("eps", -1.0), ("x_0", 2.0), ("v", v)]:
+        error = denoising_error(model, batch, BY_HAND, predicts)
+        torch.testing.assert_close(error, torch.tensor([(0.5 - target) ** 2, (2 - target) ** 2]))
+        loss = denoising_loss(model, batch, BY_HAND, predicts)
+        torch.testing.assert_close(loss, error.mean())
+    torch.testing.assert_close(seen[0][0], torch.full((2, 1), 0.6 * 2 - 0.8))
+    assert torch.equal(seen[0][1], batch["t"])
+
+
+def test_min_snr_weights_by_hand():
+    snr = torch.tensor([0.0, 0.5, 20.0])
+    torch.testing.assert_close(min_snr_weight(snr, "x_0", 5.0), torch.tensor([0.0, 0.5, 5.0]))
+    torch.testing.assert_close(min_snr_weight(snr, "eps", 5.0), torch.tensor([1.0, 1.0, 0.25]))
+    torch.testing.assert_close(min_snr_weight(snr, "v", 5.0), torch.tensor([0.0, 0.5 / 1.5, 5 / 21]))
+
+
+@given(seed=st.integers(0, 50), gamma=st.floats(0.1, 50))
+def test_min_snr_is_the_same_loss_whatever_is_predicted(seed, gamma):
+    """One guess of x_0, told as eps, x_0 or v: the weighted losses agree."""
+    schedule = NoiseSchedule.linear()
+    batch = draw_noise(random(4, 2, 3, 5, seed=seed).double(), schedule, torch.Generator().manual_seed(seed))
+    x_0, eps, t = batch.values()
+    x_t, guess = schedule.add_noise(x_0, eps, t), random(4, 2, 3, 5, seed=seed + 100).double()
+    said = {
+        "x_0": guess,
+        "eps": schedule.x_0_to_eps(x_t, guess, t),
+        "v": schedule.x_0_to_v(x_t, guess, t),
+    }
+    losses = {
+        name: denoising_loss(lambda x_t, t, n=name: said[n], batch, schedule, name, min_snr=gamma).item()
+        for name in said
+    }
+    assert losses["eps"] == pytest.approx(losses["x_0"], rel=1e-4)
+    assert losses["v"] == pytest.approx(losses["x_0"], rel=1e-4)
+
+
+def test_the_loss_hands_on_what_the_batch_holds():
+    model = Denoiser(3, 3, **SMALL, context_dim=10, num_classes=4)
+    schedule = NoiseSchedule.scaled_linear().zero_terminal_snr()
+    batch = draw_noise(random(2, 3, 8, 12), schedule, torch.Generator().manual_seed(3))
+    batch |= {"t": torch.tensor([999, 4]), "context": random(2, 5, 10), "mask": torch.ones(2, 5).bool()}
+    batch |= {"y": torch.tensor([1, 2])}
+    for predicts in ("eps", "x_0", "v"):
+        loss = denoising_loss(model, batch, schedule, predicts, min_snr=5.0)
+        assert loss.shape == () and loss.isfinite()
+    other = denoising_loss(model, batch | {"y": torch.tensor([1, 3])}, schedule, predicts, min_snr=5.0)
+    assert other != loss
+    with pytest.raises(ValueError, match="expected a context"):
+        denoising_loss(model, {name: batch[name] for name in ("x_0", "eps", "t")}, schedule)
+
+
+def test_bad_losses():
+    batch = {"x_0": torch.zeros(2, 3), "eps": torch.zeros(2, 3), "t": torch.tensor([0, 1])}
+    with pytest.raises(ValueError, match=r"shaped like x_0, \(2, 3\), got \(2, 1\)"):
+        denoising_loss(lambda x_t, t: x_t[:, :1], batch, BY_HAND)
+    with pytest.raises(ValueError, match="got 'noise'"):
+        denoising_loss(lambda x_t, t: x_t, batch, BY_HAND, "noise")
+    with pytest.raises(ValueError, match="above 0"):
+        denoising_loss(lambda x_t, t: x_t, batch, BY_HAND, min_snr=0.0)
+
+
+def test_noise_is_drawn_from_the_generator():
+    x_0, schedule = random(4000, 1, 2, 3), NoiseSchedule.linear(7)
+    state = torch.get_rng_state()
+    first, again, other = (draw_noise(x_0, schedule, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(first) == ["x_0", "eps", "t"] and first["x_0"] is x_0
+    assert torch.equal(first["eps"], again["eps"]) and torch.equal(first["t"], again["t"])
+    assert not torch.equal(first["eps"], other["eps"])
+    assert first["t"].dtype == torch.int64
+    counts = first["t"].bincount(minlength=7)
+    assert len(counts) == 7 and (counts - 4000 / 7).abs().max() < 5 * math.sqrt(4000 / 7)
+    assert first["eps"].std().item() == pytest.approx(1, abs=0.03) and abs(first["eps"].mean().item()) < 0.03
+    assert draw_noise(x_0.half(), schedule, torch.Generator())["eps"].dtype == torch.float16
+
+
+def test_it_learns():
+    """A few pictures, told by class: the error falls below that of the best constant answer, which is about 1."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    model = Denoiser(1, 1, channels=(16, 24), attention=(1,), num_classes=2)
+    pictures = torch.stack([torch.ones(1, 8, 8), -torch.ones(1, 8, 8)])
+    schedule = NoiseSchedule.cosine()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        y = torch.randint(2, (32,), generator=generator)
+        batch = draw_noise(pictures[y], schedule, generator) | {"y": y}
+        loss = denoising_loss(model, batch, schedule, "v")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) / 10 < 0.15
