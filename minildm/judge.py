@@ -13,7 +13,7 @@ from minildm.data import VOCABULARY
 from minildm.optional import require
 from minildm.tensors import check_images
 
-SPECK = 12  # pixels of a 64×64 picture: a stalk or an eye that stands apart is no object of its own
+SPECK = 12  # pixels of a 64×64 picture: less than that is no object
 
 
 class Found(NamedTuple):
@@ -47,7 +47,8 @@ def class_map(model: nn.Module, images: Tensor) -> np.ndarray:
 def objects(classes: np.ndarray) -> list[Found]:
     """Part a class map (h, w) into objects: pixels that hang together belong to one, and it has their commonest name.
 
-    Where two names each hold a quarter of a connected region or more, they are two objects that touch.
+    Where two names each hold a quarter of a connected region or more, they are two objects that touch. What is ten
+    times smaller than another object of its name is a part that stands apart from it, such as a crab's eye.
     """
     label = require("scipy.ndimage").label
     near = np.ones((3, 3))  # pixels hang together across corners too
@@ -62,7 +63,10 @@ def objects(classes: np.ndarray) -> list[Found]:
             parts, m = label(region & (classes == name), near) if len(names) > 1 else (region, 1)
             masks = [parts == part for part in range(1, m + 1)]
             found += [_found(VOCABULARY[name - 1], mask) for mask in masks if mask.sum() >= speck]
-    return sorted(found, key=lambda one: one.box)
+    largest = {one.name: 0 for one in found}
+    for one in found:
+        largest[one.name] = max(largest[one.name], one.mask.sum())
+    return sorted((one for one in found if one.mask.sum() * 10 > largest[one.name]), key=lambda one: one.box)
 
 
 def _found(name: str, mask: np.ndarray) -> Found:

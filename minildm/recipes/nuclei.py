@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from minildm import data, metrics, weights
 from minildm.data.augment import Crops
@@ -20,10 +21,10 @@ TRAIN_COLUMNS = 384
 Pair = tuple[np.ndarray, np.ndarray]  # an image and its instance mask, (h, w) each
 
 
-def network(seed: int = 0, skip: bool = True) -> UNet:
+def network(seed: int = 0) -> UNet:
     """The untrained network: one grey channel in, foreground and depth out."""
     with seeded(seed):
-        return UNet(1, 2, channels=(16, 32, 64, 128), skip=skip)
+        return UNet(1, 2, channels=(16, 32, 64, 128))
 
 
 def maps(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -59,6 +60,6 @@ def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, r
     record = dict(
         recipe="nuclei", data="nuclei, columns 0–383", seed=seed, steps=history.step, minutes=history.seconds / 60
     )
-    path = weights.save(out or "nuclei", model, **record, unseen_columns=result, **circumstances())
+    path = weights.save(out or "nuclei", model, dtype=torch.float16, **record, unseen_columns=result, **circumstances())
     checkpoint.unlink(missing_ok=True)
     return path

@@ -1,0 +1,38 @@
+"""Draws the README's picture from the shipped weights: what the first lesson's U finds in a micrograph and in scenes.
+
+.venv/bin/python .ci/picture.py
+"""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from minildm import data, judge, segmentation, viz, weights
+
+OUT = Path(__file__).parents[1] / "notebooks" / "images" / "one_u.png"
+
+viz.style()
+micrograph = data.nuclei()[0]["image"][128:400, 240:]
+scenes = data.scenes(120, seed=11, split="all")
+nouns = [s for s in scenes if not any(one["colour"] for one in s["objects"])]  # animals first, shapes where they must
+chosen = [next(s for s in nouns + list(scenes) if s["task"] == task) for task in data.TASKS]
+
+figure = plt.figure(figsize=(11, 4.7))
+left, right = figure.subfigures(1, 2, width_ratios=(1, 1.35))
+found = segmentation.segment(weights.load("nuclei"), micrograph)
+viz.outlines(left.subplots(), micrograph, found, viz.ORANGE, f"a micrograph: {found.max()} nuclei found")
+right.suptitle("scenes: which object is where", fontsize=11)
+for axis, scene in zip(right.subplots(2, 3).flat, chosen, strict=True):
+    axis.imshow(scene["image"])
+    for one in judge.inspect([scene["image"]])[0]:
+        viz.outline(axis, one.mask.astype(int), viz.RED)
+        x, y = one.box[0], one.box[1]
+        axis.text(x, y - 1.5, one.name, fontsize=8, color=viz.RED)
+    axis.set_title(f"“{scene['caption']}”", fontsize=7)
+    axis.axis("off")
+OUT.parent.mkdir(exist_ok=True)
+figure.savefig(OUT, dpi=100)
+print(OUT.relative_to(Path(__file__).parents[1]), f"{OUT.stat().st_size / 1e3:.0f} kB")
