@@ -1,0 +1,36 @@
+import sys
+from types import ModuleType
+
+import pytest
+
+from minildm.optional import require
+
+
+def test_gives_the_module_itself():
+    import json.decoder
+
+    assert require("json.decoder") is json.decoder
+
+
+@pytest.mark.parametrize("module", ["no_such_package", "no_such_package.part"])
+def test_a_missing_package_comes_with_the_line_that_installs_it(module):
+    with pytest.raises(
+        ImportError, match=r'"no_such_package", which is not installed: pip install "minildm\[course\]"'
+    ):
+        require(module)
+    with pytest.raises(ImportError, match=r"minildm\[homework\]"):
+        require(module, extra="homework")
+
+
+def test_an_error_inside_the_package_is_not_hidden(tmp_path, monkeypatch):
+    """A package that is there but lacks one of its own needs must say so itself."""
+    (tmp_path / "half_installed.py").write_text("import something_else_that_is_missing")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="something_else_that_is_missing"):
+        require("half_installed")
+
+
+def test_a_missing_part_of_a_present_package_names_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hollow", ModuleType("hollow"))
+    with pytest.raises(ImportError, match="hollow"):
+        require("hollow.part")
