@@ -85,7 +85,7 @@ class Denoiser(UNet):
             raise ValueError(f"expected an even channels[0], for cosines and sines of the time, got {channels[0]}")
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"expected num_classes from 1, or None for no classes, got {num_classes}")
-        emb_dim = 4 * sum(channels[:1])
+        emb_dim = 4 * channels[0] if channels else 0
 
         def attend(width, level):
             if context_dim is None:
@@ -144,13 +144,16 @@ class Denoiser(UNet):
         Raises ValueError for an input of the wrong shape or dtype, or one that this network does not take or lacks.
         """
         check_images(x_t, self.in_channels, self.multiple)
-        return super().forward(x_t, self.tell(t, context, mask, y, len(x_t)))
-
-    def tell(self, t: Tensor, context: Tensor | None, mask: Tensor | None, y: Tensor | None, b: int) -> Cond:
-        """Check and embed what the blocks are told about b pictures. emb is ready for their linear layers."""
         check_integers("t", t)
-        if len(t) != b:
-            raise ValueError(f"expected t: ({b},), one timestep per picture, got ({len(t)},)")
+        if len(t) != len(x_t):
+            raise ValueError(f"expected t: ({len(x_t)},), one timestep per picture, got ({len(t)},)")
+        return super().forward(x_t, self.embed(t, context, mask, y))
+
+    def embed(
+        self, t: Tensor, context: Tensor | None = None, mask: Tensor | None = None, y: Tensor | None = None
+    ) -> Cond:
+        """What the blocks are told. Time and class are one vector, cond.emb, ready for the blocks' linear layers."""
+        b = len(t)
         emb = self.time(timestep_embedding(t, self.time[0].in_features).to(self.time[0].weight.dtype))
         if self.classes is not None:
             emb = emb + self.classes(self._labels(y, b, t.device))
