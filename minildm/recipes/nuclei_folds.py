@@ -20,7 +20,7 @@ FOLDS, SEEDS = 4, 3
 # What the classical rival may choose from, on the strips that the U learns from.
 GRID = [
     dict(zip(("block", "offset", "blur", "height"), values, strict=True))
-    for values in itertools.product((0, 61, 101, 201), (-0.4, -0.2, 0.0), (1.0, 2.0), (0.5, 0.75, 1.0, 2.0))
+    for values in itertools.product((0, 41, 61, 101, 201), (0.0, 0.2, 0.4, 0.6), (1.0, 2.0), (0.25, 0.5, 1.0, 2.0))
 ]
 
 
