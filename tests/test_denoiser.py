@@ -123,6 +123,7 @@ def unconditional(config, head_dim, **more):
         up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
         attention_head_dim=head_dim,
         norm_num_groups=config["groups"],
+        norm_eps=config.get("eps", 1e-5),
         **more,
     )
 
@@ -183,7 +184,7 @@ def test_with_context_and_classes_equals_the_reference():
     ("config", "head_dim"),
     [
         (dict(channels=(12, 24, 36), blocks_per_level=2, attention=(1,), heads=(2, 4, 6), groups=6), 6),
-        (dict(channels=(12, 24), blocks_per_level=1, attention=(0, 1), heads=1, groups=4), None),
+        (dict(channels=(12, 24), blocks_per_level=1, attention=(0, 1), heads=1, groups=4, eps=0.1), None),
         (dict(channels=(12, 24, 36), blocks_per_level=1, attention=(), heads=(1, 2, 3), groups=6), 12),
     ],
 )
