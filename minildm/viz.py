@@ -1,5 +1,6 @@
 """Pictures for the lessons. Every function draws on matplotlib axes and returns the figure or axes it drew on."""
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,6 +33,9 @@ def style() -> None:
         "axes.prop_cycle": require("matplotlib").cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY]),
     }
     require("matplotlib.pyplot").rcParams.update(rc)
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():  # in a notebook
+        # Photographs are noise to PNG: as JPEG they take a quarter, and a notebook must not grow large.
+        require("matplotlib_inline.backend_inline").set_matplotlib_formats("jpeg", pil_kwargs={"quality": 80})
 
 
 def array(image) -> np.ndarray:

@@ -22,7 +22,10 @@ from minildm import __version__
 
 FOLDER = Path(__file__).with_suffix("")  # the shipped files lie in minildm/weights/
 FORMAT = "1"
-CLASSES = {"UNet": "minildm.unet"}  # class -> the module that defines it: all that a file may ask for
+CLASSES = {
+    "UNet": "minildm.unet",
+    "Denoiser": "minildm.denoiser",
+}  # class -> the module that defines it: all that a file may ask for
 
 
 def save(name_or_path: str | Path, module: nn.Module, *, dtype: torch.dtype = torch.float32, **record) -> Path:
