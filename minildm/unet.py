@@ -112,8 +112,10 @@ class UNet(nn.Module):
         return skips
 
     def decode(self, h: Tensor, skips: list[Tensor], cond: Cond = NOTHING) -> Tensor:
-        """The way up: each block takes in the skip of its own size, each `Upsample` doubles the size."""
-        skips = list(skips)
+        """The way up: each block takes in the skip of its own size, each `Upsample` doubles the size.
+
+        Takes the skips out of the list one by one, so that each is freed as soon as it is used.
+        """
         for layer in self.up:
             if self.skip and not isinstance(layer, Upsample):
                 h = torch.cat([h, skips.pop()], dim=1)

@@ -18,6 +18,7 @@ def test_nuclei_writes_a_checkpoint_with_its_record(tmp_path, capsys):
     record = weights.record(path)
     assert record["recipe"] == "nuclei" and record["steps"] == 2 and record["seed"] == 3
     assert set(record["unseen_columns"]) == {"dice", "ap50", "ap75"}
+    assert record["cross_validation"] == weights.record("nuclei")["cross_validation"]  # lesson 01 reads it
     assert weights.load(path).config == nuclei.network().config
     assert "unseen columns 384–511: dice 0." in capsys.readouterr().out
     assert list((tmp_path / "runs").iterdir()) == []  # the resumable checkpoint goes when the training is finished

@@ -60,6 +60,8 @@ def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, r
     record = dict(
         recipe="nuclei", data="nuclei, columns 0–383", seed=seed, steps=history.step, minutes=history.seconds / 60
     )
+    if "nuclei" in weights.names():  # the table of `nuclei_folds` is about this recipe, not about one training
+        record |= {key: value for key, value in weights.record("nuclei").items() if key == "cross_validation"}
     path = weights.save(out or "nuclei", model, dtype=torch.float16, **record, unseen_columns=result, **circumstances())
     checkpoint.unlink(missing_ok=True)
     return path
