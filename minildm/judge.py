@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from minildm import weights
 from minildm.data import VOCABULARY
+from minildm.data.scenes import bounding_box
 from minildm.optional import require
 from minildm.tensors import check_images
 
@@ -62,16 +63,12 @@ def objects(classes: np.ndarray) -> list[Found]:
         for name in names:
             parts, m = label(region & (classes == name), near) if len(names) > 1 else (region, 1)
             masks = [parts == part for part in range(1, m + 1)]
-            found += [_found(VOCABULARY[name - 1], mask) for mask in masks if mask.sum() >= speck]
+            sizable = [mask for mask in masks if mask.sum() >= speck]
+            found += [Found(VOCABULARY[name - 1], bounding_box(mask), mask) for mask in sizable]
     largest = {one.name: 0 for one in found}
     for one in found:
         largest[one.name] = max(largest[one.name], one.mask.sum())
     return sorted((one for one in found if one.mask.sum() * 10 > largest[one.name]), key=lambda one: one.box)
-
-
-def _found(name: str, mask: np.ndarray) -> Found:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return Found(name, (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), mask)
 
 
 def _tensor(images) -> Tensor:

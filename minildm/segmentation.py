@@ -89,10 +89,11 @@ def predict(model: nn.Module, image: np.ndarray, views: int = 8, margin: int = 1
     outputs = getattr(getattr(model, "head", None), "out_channels", 2)
     if outputs != 2:
         raise ValueError(f"expected a network with 2 outputs, foreground and depth, got {outputs}")
-    h, w = np.shape(image)[-2:] if np.ndim(image) == 2 else (0, 0)
+    x = normalise(image)
+    h, w = x.shape
     multiple = getattr(model, "multiple", 1)
     extra = [(margin, margin + -(side + 2 * margin) % multiple) for side in (h, w)]
-    x = np.pad(normalise(image), extra, mode="reflect" if min(h, w) > 1 else "edge")
+    x = np.pad(x, extra, mode="reflect" if min(h, w) > 1 else "edge")
     parameter = next(model.parameters())
     x = torch.from_numpy(x)[None, None].to(parameter.device, parameter.dtype)  # (1, 1, h', w')
     training = model.training

@@ -2,13 +2,16 @@
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from PIL import Image
 
 from minildm.optional import require
 
@@ -60,3 +63,19 @@ def cached(kind: str, key: dict, build: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def write_rows(path: Path, features, pieces: Iterable[list[dict]]) -> None:
+    """Write lists of rows, one list at a time so that memory stays small, as an Arrow file for `Dataset.from_file`."""
+    pyarrow = require("pyarrow")
+    schema = features.arrow_schema
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
+        for rows in pieces:
+            stream.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+
+
+def png(picture: Image.Image) -> dict:
+    """A picture as a row of a `datasets.Image` column."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=3)
+    return {"bytes": file.getvalue(), "path": None}

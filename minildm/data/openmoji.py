@@ -1,15 +1,13 @@
 """Some 3,940 hand-drawn colour pictures with their names: the OpenMoji project's emoji, rendered at any size."""
 
-import hashlib
-import io
 import re
 
 from PIL import Image
 
 from minildm.optional import require
 
-from ._cache import cached
-from .prompts import SPLITS, expect
+from ._cache import cached, png, write_rows
+from .prompts import SPLITS, expect, in_share
 from .sprites import render, svg, version
 
 CONTENT = 1  # raised whenever the same parameters come to mean other pixels: part of the cache key
@@ -78,26 +76,21 @@ def _held_out(english: str, character: str) -> bool:
         family = "clock"
     else:
         family = " ".join(_TWINS.sub(" ", english).split())
-    return int.from_bytes(hashlib.sha256(family.encode()).digest()[:8], "big") < HELD_OUT_SHARE * 2**64
+    return in_share(family, HELD_OUT_SHARE)
 
 
 def _write(path, size: int, drawings: list[tuple[str, str]], datasets) -> None:
-    pyarrow = require("pyarrow")
     text = datasets.Value("string")
-    schema = datasets.Features(image=datasets.Image(), codepoint=text, emoji=text).arrow_schema
-    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
-        for start in range(0, len(drawings), 500):
-            rows = [
-                {"image": {"bytes": _png(codepoint, size), "path": None}, "codepoint": codepoint, "emoji": character}
-                for character, codepoint in drawings[start : start + 500]
-            ]
-            stream.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+    features = datasets.Features(image=datasets.Image(), codepoint=text, emoji=text)
+    rows = [
+        {"image": png(_on_white(codepoint, size)), "codepoint": codepoint, "emoji": character}
+        for character, codepoint in drawings
+    ]
+    write_rows(path, features, [rows])
 
 
-def _png(codepoint: str, size: int) -> bytes:
+def _on_white(codepoint: str, size: int) -> Image.Image:
     drawing = render(codepoint, size)
     picture = Image.new("RGB", drawing.size, "white")
     picture.paste(drawing, mask=drawing.getchannel("A"))
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=3)
-    return file.getvalue()
+    return picture

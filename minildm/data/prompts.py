@@ -40,8 +40,12 @@ def heldout(prompt: Prompt | str) -> bool:
 
 @cache
 def _in_held_out_share(*words: str) -> bool:
-    digest = hashlib.sha256(" + ".join(words).encode()).digest()
-    return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
+    return in_share(" + ".join(words), HELD_OUT_SHARE)
+
+
+def in_share(text: str, share: float) -> bool:
+    """Whether a text is among the share of all texts that its hash chooses: the same ones on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") < share * 2**64
 
 
 def prompts(

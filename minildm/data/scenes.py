@@ -1,6 +1,5 @@
 """Pictures composed from OpenMoji sprites, with exact captions and exact instance masks; endless, from a seed."""
 
-import io
 from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from PIL import Image
 
 from minildm.optional import require
 
-from ._cache import cached
+from ._cache import cached, png, write_rows
 from .captions import Prompt, caption
 from .layout import arrange
 from .prompts import check, draw_prompt, generator
@@ -73,7 +72,6 @@ def scenes(
 
 
 def _write(path, key: dict, datasets) -> None:
-    pyarrow = require("pyarrow")
     box = datasets.List(datasets.Value("int32"), length=4)
     one = {"name": datasets.Value("string"), "colour": datasets.Value("string"), "box": box}
     features = datasets.Features(
@@ -84,38 +82,34 @@ def _write(path, key: dict, datasets) -> None:
         objects=datasets.List(one | {"index": datasets.Value("int32")}),
         mask=datasets.Image(),
     )
-    schema = features.arrow_schema
-    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
-        for start in range(0, key["n"], _ROWS):  # in pieces, so that memory does not grow with n
+
+    def pieces():
+        for start in range(0, key["n"], _ROWS):
             some = arrays(**key | {"n": min(_ROWS, key["n"] - start)}, start=start)
-            rows = [_row(some, i) for i in range(len(some.images))]
-            stream.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+            yield [_row(some, i) for i in range(len(some.images))]
+
+    write_rows(path, features, pieces())
 
 
 def _row(some: "Scenes", i: int) -> dict:
     objects = [
-        {"name": name, "colour": THINGS[name].colour, "box": _box(some.masks[i] == j), "index": j}
+        {"name": name, "colour": THINGS[name].colour, "box": list(bounding_box(some.masks[i] == j)), "index": j}
         for j, name in enumerate(some.names[i], start=1)
     ]
     return {
-        "image": {"bytes": _png(some.images[i]), "path": None},
+        "image": png(Image.fromarray(some.images[i])),
         "caption": some.captions[i],
         "task": some.prompts[i].task,
         "relation": some.prompts[i].relation,
         "objects": objects,
-        "mask": {"bytes": _png(some.masks[i]), "path": None},
+        "mask": png(Image.fromarray(some.masks[i])),
     }
 
 
-def _box(mask: np.ndarray) -> list[int]:
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The smallest box around a mask (h, w) that is not empty: x0, y0, x1, y1 in pixels, the last two exclusive."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-
-
-def _png(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, "PNG", compress_level=3)
-    return file.getvalue()
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 class Scenes(NamedTuple):
