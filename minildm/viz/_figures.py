@@ -1,4 +1,4 @@
-"""Pictures for the lessons. Every function draws on matplotlib axes and returns the figure or axes it drew on."""
+"""Still figures."""
 
 import sys
 from collections.abc import Mapping, Sequence
