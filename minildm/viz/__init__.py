@@ -1,4 +1,4 @@
-"""Pictures for the lessons. Every function draws on matplotlib axes and returns the figure or axes it drew on."""
+"""Pictures for the lessons. A function that draws returns the figure or axes it drew on."""
 
 from ._figures import (
     BLUE,
@@ -18,6 +18,7 @@ from ._figures import (
     style,
     u_diagram,
 )
+from ._time import Film, animation, filmstrip, gallery, pixels, slider
 
 __all__ = [
     "BLUE",
@@ -36,4 +37,10 @@ __all__ = [
     "u_diagram",
     "curve",
     "spread",
+    "pixels",
+    "gallery",
+    "filmstrip",
+    "Film",
+    "animation",
+    "slider",
 ]

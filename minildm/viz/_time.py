@@ -1,0 +1,186 @@
+"""Pictures that change with time: contact sheets and film strips, animations, sliders."""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from minildm.optional import require
+from minildm.samplers import Step
+
+
+def pixels(x: Tensor) -> np.ndarray:
+    """Pictures (b, c, h, w), or one (c, h, w), in [-1, 1] as uint8 (b, h, w, 3) or (h, w, 3); what lies outside is cut.
+
+    Raises ValueError unless c is 1 or 3.
+    """
+    if x.ndim not in (3, 4) or x.shape[-3] not in (1, 3):
+        raise ValueError(f"expected pictures (b, c, h, w) or (c, h, w) with 1 or 3 channels, got {tuple(x.shape)}")
+    levels = x.detach().float().cpu().add(1).mul(127.5).round().clamp(0, 255)
+    return levels.movedim(-3, -1).expand(*levels.shape[:-3], *levels.shape[-2:], 3).byte().numpy()
+
+
+def gallery(x: Tensor, columns: int = 16, *, size: float = 0.6, title: str = "", captions: Sequence[str] | None = None):
+    """A contact sheet of pictures x (b, c, h, w) in [-1, 1], each `size` inches wide; returns the figure."""
+    columns = min(columns, len(x))
+    rows = -(-len(x) // columns)
+    height = size * x.shape[-2] / x.shape[-1] + (0.2 if captions else 0)
+    figure, axes = _sheet(rows, columns, size, height, title)
+    for axis, picture, caption in zip(axes.flat, pixels(x), captions or [""] * len(x), strict=False):
+        axis.imshow(picture)
+        axis.set_title(caption, fontsize=8)
+    return figure
+
+
+def filmstrip(steps: Sequence[Step], columns: int = 8, *, sample: int = 0, size: float = 1.15, title: str = ""):
+    """The way of one sample: above, x_t as it is; below, x0_hat, what the model takes it for. Returns the figure.
+
+    steps: all that a sampler yields, as a list; `columns` of them are shown, the first and the last among them.
+    sample: which one of the batch.
+    """
+    chosen = [steps[k] for k in np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int)]
+    figure, axes = _sheet(2, len(chosen), size, size + 0.15, title)
+    for column, step in zip(axes.T, chosen, strict=True):
+        for axis, x in zip(column, (step.x_t, step.x0_hat), strict=True):
+            axis.imshow(pixels(x[sample]))
+        column[0].set_title("finished" if step.t < 0 else f"t = {step.t}", fontsize=9)
+    for axis, name in zip(axes[:, 0], ("$x_t$", r"$\hat x_0$"), strict=True):
+        axis.text(-0.12, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=12)
+    return figure
+
+
+class Film:
+    """An animation, made by `animation`: a notebook shows it as a GIF."""
+
+    def __init__(self, frames: Sequence[np.ndarray], fps: float, scale: int, hold: float):
+        self.frames, self.fps, self.scale, self.hold = [Image.fromarray(frame) for frame in frames], fps, scale, hold
+
+    def save(self, path: str | Path) -> Path:
+        """Write a .gif, or an .html page in which the reader can play, stop and drag; returns the path."""
+        path = Path(path)
+        made = {".gif": self.gif, ".html": lambda: self.html().encode()}
+        if path.suffix not in made:
+            raise ValueError(f"expected a path ending in .gif or .html, got {path.name!r}")
+        path.write_bytes(made[path.suffix]())
+        return path
+
+    def gif(self) -> bytes:
+        """The animation as the bytes of a GIF that loops, and rests on its last frame for `hold` seconds."""
+        times = [round(1000 / self.fps)] * len(self.frames)
+        times[-1] += round(1000 * self.hold)
+        # One palette for all frames, or colours would flicker.
+        some = {k: self.frames[k] for k in np.linspace(0, len(self.frames) - 1, 12).round().astype(int)}
+        palette = Image.fromarray(np.concatenate(list(some.values()))).quantize(256)
+        frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in self.frames]
+        frames = [
+            frame.resize([side * self.scale for side in frame.size], Image.Resampling.NEAREST) for frame in frames
+        ]
+        file = io.BytesIO()
+        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
+        return file.getvalue()
+
+    def html(self) -> str:
+        """The animation as a page that needs nothing from outside: a picture, a button and a slider."""
+        frames = []
+        for frame in self.frames:
+            file = io.BytesIO()
+            frame.save(file, "PNG", optimize=True)
+            frames.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+        wait = round(1000 / self.fps)
+        return _PLAYER.format(
+            frames=json.dumps(frames), width=self.frames[0].width * self.scale, last=len(frames) - 1, wait=wait,
+            rest=round(1000 * self.hold / wait),
+        )  # fmt: skip
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        text = f"an animation of {len(self.frames)} frames"
+        return {"image/gif": base64.b64encode(self.gif()).decode(), "text/plain": text}
+
+
+_PLAYER = """<!doctype html><meta charset="utf-8"><title>animation</title>
+<div style="width:{width}px;font:14px sans-serif">
+<img style="width:100%;image-rendering:pixelated" alt="animation"><br>
+<button style="width:40px" title="play or pause">❚❚</button>
+<input type="range" min="0" max="{last}" value="0" title="frame" style="width:calc(100% - 60px)">
+</div>
+<script>(() => {{
+  const frames = {frames};
+  const [picture, button, slider] = ["img", "button", "input"].map(name => document.querySelector(name));
+  let playing = true, rest = 0;
+  const show = () => picture.src = frames[slider.value];
+  const play = yes => {{ playing = yes; button.textContent = playing ? "❚❚" : "▶"; }};
+  button.onclick = () => play(!playing);
+  slider.oninput = () => {{ play(false); show(); }};
+  show();
+  setInterval(() => {{
+    if (!playing || rest-- > 0) return;
+    slider.value = slider.value == {last} ? 0 : +slider.value + 1;
+    rest = slider.value == {last} ? {rest} : 0;
+    show();
+  }}, {wait});
+}})()</script>
+"""
+
+
+def animation(
+    frames: Sequence[Tensor | np.ndarray], *, fps: float = 12, scale: int = 4, hold: float = 1.5, columns: int = 8
+) -> Film:
+    """An animation of pictures: as the last expression of a cell it plays; `.save` writes a GIF or an HTML page.
+
+    frames: each a picture (c, h, w) in [-1, 1], or uint8 (h, w, 3), or a batch (b, c, h, w), in rows of `columns`.
+    fps: frames a second.  scale: each pixel becomes scale × scale.  hold: seconds for which the last frame rests.
+    Raises ValueError for no frames, or frames of different sizes.
+    """
+    made = [_frame(frame, columns) for frame in frames]
+    if len({frame.shape for frame in made}) != 1:
+        raise ValueError(f"expected frames, all of one size, got sizes {sorted({frame.shape for frame in made})}")
+    return Film(made, fps, scale, hold)
+
+
+def slider(draw: Callable, **values: tuple | Sequence):
+    """Sliders and menus above a figure that follows them; as the last expression of a cell it is shown.
+
+    draw: called with one keyword argument for each of `values`; it draws one matplotlib figure.
+    values: (lowest, highest) or (lowest, highest, step) makes a slider, a list of choices a menu.
+    """
+    widgets, plt = require("ipywidgets"), require("matplotlib.pyplot")
+
+    def control(name, value):
+        if isinstance(value, list):
+            return widgets.Dropdown(options=value, description=name)
+        kind = widgets.IntSlider if all(isinstance(v, int) for v in value) else widgets.FloatSlider
+        step = {"step": value[2]} if len(value) > 2 else {}
+        return kind(value=value[0], min=value[0], max=value[1], description=name, **step)
+
+    def redraw(**chosen):
+        draw(**chosen)
+        plt.show()
+
+    controls = {name: control(name, value) for name, value in values.items()}
+    return widgets.VBox([*controls.values(), widgets.interactive_output(redraw, controls)])
+
+
+def _sheet(rows, columns, width, height, title):
+    """Axes without ticks, hardly apart."""
+    plt = require("matplotlib.pyplot")
+    size = (width * columns, height * rows + (0.35 if title else 0))
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.suptitle(title, fontsize=11)
+    return figure, axes
+
+
+def _frame(frame, columns):
+    if isinstance(frame, np.ndarray):
+        return frame
+    pictures = pixels(frame if frame.ndim == 4 else frame[None])  # (b, h, w, 3)
+    pad = [(0, -len(pictures) % min(columns, len(pictures)))] + [(0, 0)] * 3
+    rows = np.split(np.pad(pictures, pad, constant_values=255), -(-len(pictures) // columns))
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])

@@ -1,0 +1,140 @@
+"""Contact sheets, film strips, animations and sliders."""
+
+import base64
+import io
+import json
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from minildm import viz
+from minildm.samplers import Step
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def shown(figure):
+    """The pictures of a figure, in the order in which they were drawn."""
+    return [image.get_array() for axis in figure.axes for image in axis.get_images()]
+
+
+def test_pixels_cut_and_round():
+    x = torch.tensor([-3.0, -1.0, 0.0, 1.0, 9.0]).view(1, 1, 5)
+    assert viz.pixels(x).shape == (1, 5, 3)
+    assert viz.pixels(x)[0, :, 1].tolist() == [0, 0, 128, 255, 255]
+    colours = viz.pixels(torch.linspace(-1, 1, 3).view(1, 3, 1, 1).expand(2, 3, 4, 5))
+    assert colours.shape == (2, 4, 5, 3) and colours[1, 2, 3].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5, 6), (5, 6), (2, 5, 6)])
+def test_pixels_refuse_what_is_no_picture(shape):
+    with pytest.raises(ValueError, match="1 or 3 channels"):
+        viz.pixels(torch.zeros(shape))
+
+
+def test_a_gallery_shows_every_picture_once_and_in_order():
+    x = torch.linspace(-1, 1, 7).view(7, 1, 1, 1).expand(7, 3, 4, 5)
+    figure = viz.gallery(x, columns=3, captions=list("abcdefg"), title="seven")
+    assert [int(picture[0, 0, 0]) for picture in shown(figure)] == viz.pixels(x)[:, 0, 0, 0].tolist()
+    assert [axis.get_title() for axis in figure.axes] == [*"abcdefg", "", ""]
+    assert figure.get_suptitle() == "seven"
+
+
+def steps(n):
+    level = [torch.full((2, 1, 3, 3), k / n) for k in range(n)]
+    return [Step(n - 2 - k, x, -x, x) for k, x in enumerate(level)]
+
+
+def test_a_film_strip_starts_at_the_start_and_ends_at_the_end():
+    figure = viz.filmstrip(steps(10), columns=4, sample=1)
+    titles = [axis.get_title() for axis in figure.axes[:4]]
+    assert titles == ["t = 8", "t = 5", "t = 2", "finished"]
+    x_t, x0_hat = shown(figure)[:4], shown(figure)[4:]
+    assert [int(picture[0, 0, 0]) for picture in x_t] == [128, 166, 204, 242]
+    assert [int(picture[0, 0, 0]) for picture in x0_hat] == [128, 89, 51, 13]
+
+
+def test_a_film_strip_of_few_steps_shows_each_once():
+    assert len(viz.filmstrip(steps(3), columns=8).axes) == 6
+
+
+def ramp(n, b=1):
+    return [torch.full((b, 3, 4, 5), 2 * k / (n - 1) - 1.0) for k in range(n)]
+
+
+def test_a_gif_has_all_frames_in_their_size_and_rests_at_the_end():
+    gif = Image.open(io.BytesIO(viz.animation(ramp(4), fps=10, scale=3, hold=2).gif()))
+    assert gif.size == (15, 12) and gif.n_frames == 4 and gif.info["loop"] == 0
+    seen = []
+    for k in range(4):
+        gif.seek(k)
+        seen.append((gif.convert("RGB").getpixel((7, 7))[0], gif.info["duration"]))
+    assert [duration for _, duration in seen] == [100, 100, 100, 2100]
+    assert seen[0][0] < 5 and seen[3][0] > 250
+
+
+def test_a_batch_becomes_rows_filled_up_with_white():
+    film = viz.animation([-torch.ones(5, 3, 4, 6)], scale=1, columns=3)
+    frame = np.asarray(film.frames[0])
+    assert frame.shape == (8, 18, 3)
+    assert frame[:, :12].max() == 0 and frame[:4].max() == 0 and frame[4:, 12:].min() == 255
+
+
+def test_arrays_are_frames_as_they_are():
+    frame = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    assert (np.asarray(viz.animation([frame], scale=1).frames[0]) == frame).all()
+
+
+def test_a_notebook_shows_the_gif():
+    bundle = viz.animation(ramp(2))._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/gif"]).startswith(b"GIF89a")
+
+
+def test_the_page_carries_every_frame_and_fetches_nothing(tmp_path):
+    page = viz.animation(ramp(3), fps=20, scale=2, hold=1).save(tmp_path / "a.html").read_text("utf-8")
+    frames = json.loads(re.search(r"const frames = (\[.*?\]);", page).group(1))
+    pictures = [Image.open(io.BytesIO(base64.b64decode(frame.split(",")[1]))) for frame in frames]
+    assert [picture.getpixel((0, 0))[0] for picture in pictures] == [0, 128, 255]
+    assert "http" not in page and "{{" not in page
+
+
+def test_saving(tmp_path):
+    film = viz.animation(ramp(3))
+    assert film.save(tmp_path / "a.gif").read_bytes() == film.gif()
+    with pytest.raises(ValueError, match=r"\.gif or \.html, got 'a\.mp4'"):
+        film.save(tmp_path / "a.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
+
+
+@pytest.mark.parametrize("frames", [[], [torch.zeros(3, 4, 4), torch.zeros(3, 5, 5)]])
+def test_frames_of_no_one_size_are_refused(frames):
+    with pytest.raises(ValueError, match="all of one size"):
+        viz.animation(frames)
+
+
+def test_a_slider_draws_at_once_and_again_with_what_was_chosen():
+    drawn = []
+    panel = viz.slider(lambda t, method: drawn.append((t, method)), t=(0, 900, 100), method=["ddim", "heun"])
+    t, method, _ = panel.children
+    assert drawn == [(0, "ddim")] and (t.min, t.max, t.step) == (0, 900, 100)
+    t.value = 300
+    method.value = "heun"
+    assert drawn[1:] == [(300, "ddim"), (300, "heun")]
+
+
+def test_a_slider_of_fractions():
+    drawn = []
+    (level, _) = viz.slider(lambda level: drawn.append(level), level=(0.0, 1.0, 0.25)).children
+    level.value = 0.75
+    assert drawn == [0.0, 0.75]
