@@ -45,6 +45,20 @@ def class_map(model: nn.Module, images: Tensor) -> np.ndarray:
     return torch.cat([model(part).argmax(1) for part in parts]).cpu().numpy()
 
 
+@torch.no_grad()
+def features(images: Tensor | Sequence, model: nn.Module | None = None) -> Tensor:
+    """What the judge's encoder makes of each picture, for `metrics.kernel_distance`. -> (b, 2 * channels[-1])
+
+    The mean and the standard deviation over the picture of its coarsest feature map.  images, model: as in `inspect`.
+    """
+    model = _shipped() if model is None else model
+    images = _tensor(images)
+    parameter = next(model.parameters())
+    maps = [model.encode(part.to(parameter) * 2 - 1)[-1] for part in images.split(64)]
+    maps = torch.cat(maps).flatten(2)  # (b, c, h w)
+    return torch.cat([maps.mean(2), maps.std(2)], dim=1)
+
+
 def objects(classes: np.ndarray) -> list[Found]:
     """Part a class map (h, w) into objects: pixels that hang together belong to one, and it has their commonest name.
 

@@ -1,6 +1,7 @@
-"""How good is it? Overlap of masks and of instances."""
+"""How good is it? Overlap of masks and of instances, distance between sets of pictures."""
 
 import numpy as np
+from torch import Tensor
 
 from minildm.optional import require
 
@@ -48,3 +49,32 @@ def border_f1(true: np.ndarray, pred: np.ndarray, tolerance: float = 1.0) -> flo
     precision = (distance(~true_line)[pred_line] <= tolerance).mean()
     recall = (distance(~pred_line)[true_line] <= tolerance).mean()
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def kernel_distance(made: Tensor, real: Tensor) -> float:
+    """How far a set of pictures is from a set of real ones, by their features: 0 for two samples of one distribution.
+
+    made: (n, d), real: (m, d) features of pictures, as from `judge.features`, at least two of each. Both are shifted
+    and scaled so that the real ones have mean 0 and standard deviation 1 in each feature.
+    The estimate does not grow or shrink with n and m, only its scatter does, so it can fall below 0. It means nothing
+    without its extractor, and little without the same distance between two halves of the real set beside it.
+    Raises ValueError for features of another shape.
+    Source: Binkowski et al., "Demystifying MMD GANs" (2018), section 3, cubic kernel.
+    """
+    if made.ndim != 2 or real.ndim != 2 or made.shape[1] != real.shape[1] or min(len(made), len(real)) < 2:
+        raise ValueError(
+            f"expected features (n, d) and (m, d) of at least two pictures each, got {tuple(made.shape)} and "
+            f"{tuple(real.shape)}"
+        )
+    made, real = made.double(), real.double()
+    mean, std = real.mean(0), real.std(0).clamp_min(1e-6)
+    made, real = (made - mean) / std, (real - mean) / std
+
+    def kernel(a, b):
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def within(a):  # the mean over pairs of two different pictures
+        k = kernel(a, a)
+        return (k.sum() - k.trace()) / (len(a) * (len(a) - 1))
+
+    return float(within(made) + within(real) - 2 * kernel(made, real).mean())

@@ -4,8 +4,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from minildm import data, judge, weights
+from minildm import UNet, data, judge, weights
 from minildm.data import VOCABULARY
+from minildm.tensors import seeded
 
 
 def blank(h=64, w=64):
@@ -104,3 +105,17 @@ def test_the_shipped_judge_knows_fresh_scenes():
 
     result = evaluate(weights.load("scenes-judge"), n=100, seed=123)
     assert result["found"] > 0.97 and result["invented"] < 0.03
+
+
+def test_features_are_the_statistics_of_the_coarsest_map():
+    with seeded(0):
+        model = UNet(3, 5, channels=(4, 8)).eval()
+    images = torch.rand(70, 3, 8, 6, generator=torch.Generator().manual_seed(0))
+    found = judge.features(images, model)
+    with torch.no_grad():
+        coarsest = model.encode(images[66:67] * 2 - 1)[-1][0]  # (8, 4, 3)
+    assert found.shape == (70, 16) and coarsest.shape == (8, 4, 3)
+    assert torch.allclose(found[66, :8], coarsest.mean((1, 2)), atol=1e-6)
+    assert torch.allclose(found[66, 8:], coarsest.flatten(1).std(1), atol=1e-6)
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        judge.features(images * 2 - 1, model)

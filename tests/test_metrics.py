@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
+from torchmetrics.image.kid import poly_mmd
 
-from minildm.metrics import average_precision, border_f1, dice
+from minildm.metrics import average_precision, border_f1, dice, kernel_distance
 
 
 def square(*corners, shape=(12, 20)):
@@ -51,3 +53,40 @@ def test_border_f1_sees_the_line_between_touching_instances():
 def test_refuses_masks_of_two_shapes(metric):
     with pytest.raises(ValueError, match=r"one shape \(h, w\), got \(4, 6\) and \(6, 4\)"):
         metric(np.zeros((4, 6), int), np.zeros((6, 4), int))
+
+
+def draw(n, seed, shift=0.0):
+    return torch.randn(n, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+
+
+def test_kernel_distance_equals_the_reference_on_sets_of_one_size():
+    made, real = draw(40, 1, 0.5), draw(40, 2)
+    real = (real - real.mean(0)) / real.std(0)
+    assert kernel_distance(made, real) == pytest.approx(float(poly_mmd(made, real)), rel=1e-9)
+
+
+def test_kernel_distance_of_two_by_hand():
+    # In one dimension, real -1 and 1 are standardised to -r and r, r = 1/sqrt(2); made are 3r and 3r.
+    r = 0.5**0.5
+    opposite = (1 - r * r) ** 3
+    assert kernel_distance(3 * torch.ones(2, 1), torch.tensor([[-1.0], [1.0]])) == pytest.approx(
+        (9 * r * r + 1) ** 3 + opposite - (3 * r * r + 1) ** 3 - (1 - 3 * r * r) ** 3
+    )
+
+
+def test_kernel_distance_knows_neither_unit_nor_origin_of_a_feature():
+    made, real = draw(30, 1, 0.3), draw(20, 2)
+    assert kernel_distance(made * 7 - 4, real * 7 - 4) == pytest.approx(kernel_distance(made, real), rel=1e-9)
+
+
+def test_kernel_distance_is_about_zero_for_one_distribution_and_grows_with_the_shift():
+    same = [kernel_distance(draw(60, k), draw(80, 100 + k)) for k in range(20)]
+    assert abs(np.mean(same)) < 3 * np.std(same) / 20**0.5 and min(same) < 0
+    assert kernel_distance(draw(60, 1, 0.5), draw(80, 2)) > 5 * np.std(same)
+    assert kernel_distance(draw(60, 1, 1.0), draw(80, 2)) > kernel_distance(draw(60, 1, 0.5), draw(80, 2))
+
+
+@pytest.mark.parametrize("made, real", [((1, 3), (4, 3)), ((4, 3), (4, 2)), ((4,), (4, 3)), ((4, 3), (1, 3))])
+def test_kernel_distance_refuses_what_it_cannot_compare(made, real):
+    with pytest.raises(ValueError, match="at least two pictures each"):
+        kernel_distance(torch.zeros(made), torch.zeros(real))
