@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minildm import data, weights
-from minildm.recipes import nuclei, nuclei_folds, scenes_judge
+from minildm.recipes import nuclei, nuclei_folds, openmoji_32, scenes_judge
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +60,26 @@ def test_the_rival_is_tuned_on_the_training_strips(monkeypatch):
     ones, minus = np.ones((4, 6)), -np.ones((4, 6))
     assert nuclei_folds.rival([(ones, ones)], ones, minus)["dice"] == -101
     assert nuclei_folds.rival([(ones, minus)], ones, minus)["dice"] == 0
+
+
+def test_the_denoiser_never_sees_a_held_out_picture(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(openmoji_32, "fit", lambda model, x, *a, **k: seen.append(x) or nuclei.History([1.0]))
+    monkeypatch.setattr(openmoji_32, "evaluate", lambda model: {"heldout_error": 1.0})
+    path = openmoji_32.train(tmp_path / "o.safetensors", steps=1)
+    assert weights.load(path).config == openmoji_32.network().config
+    assert weights.record(path)["measured"] == {"heldout_error": 1.0} and weights.record(path)["predicts"] == "v"
+    heldout = {picture.numpy().tobytes() for picture in openmoji_32.pictures("heldout")}
+    assert len(seen[0]) > 1700 and not heldout & {picture.numpy().tobytes() for picture in seen[0]}
+
+
+def test_the_denoiser_is_measured_against_real_pictures(monkeypatch):
+    monkeypatch.setattr(openmoji_32, "error", lambda model, x: float(len(x)))
+    monkeypatch.setattr(openmoji_32, "draw", lambda model, n: openmoji_32.pictures("heldout"))
+    result = openmoji_32.evaluate(None)
+    assert 100 < result["training_error"] < 300 and 100 < result["heldout_error"] < 300
+    assert result["samples_to_heldout"] < 0 < result["training_to_heldout"]  # of equal sets, without equal pairs
+    assert abs(result["halves"]) < result["training_to_heldout"]
 
 
 def test_shipped_records_say_what_was_trained_and_measured():
