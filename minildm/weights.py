@@ -25,6 +25,8 @@ FORMAT = "1"
 CLASSES = {
     "UNet": "minildm.unet",
     "Denoiser": "minildm.denoiser",
+    "AutoencoderKL": "minildm.autoencoder",
+    "TextEncoder": "minildm.text",
 }  # class -> the module that defines it: all that a file may ask for
 
 

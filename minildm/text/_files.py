@@ -1,0 +1,98 @@
+"""A tokenizer's folder in the layout of diffusers: what CLIP's files leave unsaid, and who opens which file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from minildm.optional import require
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+LENGTH = 77  # of CLIP's prompts
+
+_SPECIAL = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def read(path: Path):
+    """The `tokenizers.Tokenizer` in a file of that library. Raises FileNotFoundError, ValueError."""
+    return _read(path, require("tokenizers").Tokenizer.from_file)
+
+
+def read_folder(path: Path) -> tuple:
+    """A `tokenizers.Tokenizer`, its length and the id of its padding (None: not said). As `read`."""
+    config = {}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):  # the second overrules, as in transformers
+        if (path / name).is_file():
+            config |= _read(path / name, lambda file: json.loads(Path(file).read_text(encoding="utf-8")))
+    bpe = read(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else _clip(path, config)
+    length = config.get("model_max_length", LENGTH)
+    pad = config.get("pad_token") and _id(bpe, _content(config["pad_token"]), path)
+    return bpe, length if length < 1e6 else LENGTH, pad  # transformers writes 1e30 where it knows none
+
+
+def write_folder(path: Path, bpe, start: int, end: int) -> Path:
+    """Write a `tokenizers.Tokenizer`, which truncates and pads, so that transformers opens it; returns the path."""
+    path.mkdir(parents=True, exist_ok=True)
+    bpe.save(str(path / "tokenizer.json"))
+    bpe.model.save(str(path))  # vocab.json and merges.txt, for older programs
+    like_clip = getattr(bpe.model, "end_of_word_suffix", None)
+    config = {
+        "tokenizer_class": "CLIPTokenizer" if like_clip else "PreTrainedTokenizerFast",
+        "model_max_length": bpe.truncation["max_length"],
+        "bos_token": bpe.id_to_token(start),
+        "eos_token": bpe.id_to_token(end),
+        "unk_token": bpe.id_to_token(end),
+        "pad_token": bpe.padding["pad_token"],
+    }
+    (path / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    return path
+
+
+def _clip(folder: Path, config: dict):
+    """CLIP's tokenizer from vocab.json and merges.txt, put together as transformers does."""
+    tk = require("tokenizers")
+    for name in ("vocab.json", "merges.txt"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has neither tokenizer.json nor {name}: expected a tokenizer's folder")
+    vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
+    try:
+        bpe = tk.Tokenizer(tk.models.BPE.from_file(vocab, merges, unk_token=END, end_of_word_suffix="</w>"))
+    except Exception as error:
+        raise ValueError(f"{vocab} is damaged, or merges.txt beside it: {error}") from error
+    bpe.normalizer = tk.normalizers.Sequence(
+        [tk.normalizers.NFC(), tk.normalizers.Replace(tk.Regex(r"\s+"), " "), tk.normalizers.Lowercase()]
+    )
+    words = tk.pre_tokenizers.Split(tk.Regex(_WORDS), "removed", invert=True)
+    bpe.pre_tokenizer = tk.pre_tokenizers.Sequence([words, tk.pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bpe.decoder = tk.decoders.ByteLevel()
+    special = {key: config.get(key) or token for key, token in _SPECIAL.items()}
+    ids = {key: (_content(token), _id(bpe, _content(token), folder)) for key, token in special.items()}
+    for token in special.values():
+        flags = token if isinstance(token, dict) else {"content": token, "normalized": False}
+        known = ("content", "single_word", "lstrip", "rstrip", "normalized")
+        bpe.add_special_tokens([tk.AddedToken(**{name: flags[name] for name in known if name in flags})])
+    bpe.post_processor = tk.processors.RobertaProcessing(
+        ids["eos_token"], ids["bos_token"], trim_offsets=False, add_prefix_space=False
+    )
+    return bpe
+
+
+def _content(token: str | dict) -> str:
+    """In these files a special token is a text, or a record that holds it."""
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _id(bpe, token: str, folder: Path) -> int:
+    if (found := bpe.token_to_id(token)) is None:
+        raise ValueError(f"{folder}: the special token {token!r} is not in the vocabulary")
+    return found
+
+
+def _read(path: Path, reader: Callable):
+    """What the reader makes of a file; its errors, often bare Exceptions that name no file, become ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no tokenizer file {path}")
+    try:
+        return reader(str(path))
+    except Exception as error:
+        raise ValueError(f"{path} is damaged or of another format: {error}") from error
