@@ -1,0 +1,98 @@
+"""Checks of lesson 03: predicting noise."""
+
+import numpy as np
+import torch
+
+from ._check import Function, check
+
+
+def _with_tensors(function: Function) -> Function:
+    """The cases are kept as arrays; the lesson's functions take tensors."""
+    return lambda *case: function(*(torch.from_numpy(np.array(argument)) for argument in case))
+
+
+def shift_weights(answer: Function) -> None:
+    """Exercise 1: `answer(channels, level)` -> how many weights `TimeBlock.shift` has at that level."""
+
+    def count(channels, level, times=4, bias=1):
+        return (times * channels[0] + bias) * channels[level]
+
+    widths = [(16, 32, 64, 128), (32, 64, 128, 128), (320, 640, 1280, 1280), (8, 24), (48,)]
+    cases = [(channels, level) for channels in widths for level in range(len(channels))]
+    mistakes = {
+        "each of its outputs has a bias as well": lambda c, k: count(c, k, bias=0),
+        "the digested time has four times channels[0] numbers, at every level": lambda c, k: count(c, k, times=1),
+        "the time is digested once for all levels, so its size follows channels[0], not channels[level]": (
+            lambda c, k: (4 * c[k] + 1) * c[k]
+        ),
+        "one bias for each output, not one for each input": lambda c, k: 4 * c[0] * (c[k] + 1),
+        "the shift is added after the first convolution, which has channels[level] outputs already": (
+            lambda c, k: (4 * c[0] + 1) * c[max(k - 1, 0)]
+        ),
+    }
+    check("shift_weights", answer, count, cases, mistakes, tolerance=0)
+
+
+def eps_from_v(answer: Function) -> None:
+    """Exercise 2: `answer(x_t, v, kept)`, tensors (b, c, h, w) and alphas_cumprod (b, 1, 1, 1) -> eps (b, c, h, w)."""
+    rng = np.random.default_rng(3)
+    shapes = [(1, 1, 2, 1), (2, 1, 2, 3), (3, 2, 4, 2)]
+    cases = [(*rng.normal(size=(2, *shape)), rng.uniform(0.05, 0.95, (shape[0], 1, 1, 1))) for shape in shapes]
+
+    def turned(x=1.0, v=1.0, swapped=False, root=np.sqrt):
+        def formula(x_t, velocity, kept):
+            a, s = root(kept), root(1 - kept)
+            return x * a * x_t + v * s * velocity if swapped else x * s * x_t + v * a * velocity
+
+        return formula
+
+    mistakes = {
+        "that is the clean picture, a x_t - s v; the noise is the other one": turned(v=-1, swapped=True),
+        "a and s have changed places": turned(swapped=True),
+        "look at the sign of v: without signal, at the end, x_t is the noise; at the start v is": turned(v=-1),
+        "look at the sign of x_t: without signal, at the end, it is the noise itself": turned(x=-1),
+        "signal and noise are the square roots of kept and of 1 - kept": turned(root=lambda level: level),
+        "that turns x_0_to_eps: v is not the clean picture": (
+            lambda x_t, v, kept: (x_t - np.sqrt(kept) * v) / np.sqrt(1 - kept)
+        ),
+    }
+    check("eps_from_v", _with_tensors(answer), turned(), cases, mistakes)
+
+
+def posterior_mean(answer: Function) -> None:
+    """Exercise 3: `answer(x_t, points, p, kept)` -> the mean of x_0 given x_t, (b, d).
+
+    x_t: (b, d).  points: (n, d).  p: (n,) their probabilities.  kept: () alphas_cumprod at the timestep of all.
+    """
+    rng = np.random.default_rng(4)
+    cases = []
+    for b, n, d, kept in [(1, 3, 2, 0.7), (2, 4, 1, 0.5), (3, 5, 2, 0.2), (4, 7, 3, 0.9)]:
+        points, p = rng.normal(size=(n, d)), rng.dirichlet(np.ones(n))
+        cases.append((np.sqrt(kept) * points[rng.integers(n, size=b)] + rng.normal(size=(b, d)) / 2, points, p, kept))
+
+    def formula(root=np.sqrt, two=2.0, own=lambda p: p, noise=lambda kept: 1 - kept, power=2, best=False):
+        def mean(x_t, points, p, kept):
+            away = (np.abs(x_t[:, None] - root(kept) * points) ** power).sum(-1)  # (b, n)
+            weight = own(p) * np.exp(-away / (two * noise(kept)))
+            if best:
+                return points[weight.argmax(1)]
+            return weight / weight.sum(1, keepdims=True) @ points
+
+        return mean
+
+    def unnormalised(x_t, points, p, kept):
+        away = ((x_t[:, None] - np.sqrt(kept) * points) ** 2).sum(-1)
+        return p * np.exp(-away / (2 * (1 - kept))) @ points
+
+    mistakes = {
+        "all points count alike here: where do their probabilities p come in?": formula(own=np.ones_like),
+        "x_t is compared with the points as they are, but noising shrinks them, by the root of kept": (
+            formula(root=lambda kept: 1.0)
+        ),
+        "noising shrinks the points by the root of kept, not by kept": formula(root=lambda kept: kept),
+        "the weights must add up to 1 for each x_t": unnormalised,
+        "there is a 2 below the fraction bar": formula(two=1.0),
+        "the variance of the noise is 1 - kept, not its root": formula(noise=lambda kept: np.sqrt(1 - kept)),
+        "that is the likeliest point; the mean weighs all of them": formula(best=True),
+    }
+    check("posterior_mean", _with_tensors(answer), formula(), cases, mistakes)

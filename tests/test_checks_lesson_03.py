@@ -1,0 +1,96 @@
+import pytest
+import torch
+from torch import nn
+
+from minildm import Denoiser, NoiseSchedule, checks
+from minildm.tensors import count_parameters
+
+
+def good_weights(channels, level):
+    return count_parameters(nn.Linear(4 * channels[0], channels[level]))
+
+
+def good_eps(x_t, v, kept):
+    return (1 - kept).sqrt() * x_t + kept.sqrt() * v
+
+
+def weights(x_t, points, p, kept):
+    away = torch.cdist(x_t, kept.sqrt() * points).square()
+    return torch.softmax(p.log() - away / (2 * (1 - kept)), dim=1)
+
+
+def good_mean(x_t, points, p, kept):
+    return weights(x_t, points, p, kept) @ points
+
+
+@pytest.mark.parametrize(
+    "check, answer",
+    [(checks.shift_weights, good_weights), (checks.eps_from_v, good_eps), (checks.posterior_mean, good_mean)],
+)
+def test_right_answers_pass(check, answer, capsys):
+    check(answer)
+    assert capsys.readouterr().out.startswith(f"✓ {check.__name__}: ")
+
+
+def test_the_right_answers_are_the_package_s():
+    channels = (8, 16, 24)
+    model = Denoiser(3, 3, channels=channels, middle_attention=False)
+    assert [good_weights(channels, k) for k in range(3)] == [
+        count_parameters(model.down[2 * k].shift) for k in range(3)
+    ]
+
+    schedule, t = NoiseSchedule.cosine(), torch.tensor([3, 500, 998])
+    x_t, v = torch.randn(2, 3, 1, 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kept = schedule.alphas_cumprod[t].view(3, 1, 1, 1)
+    assert (good_eps(x_t, v, kept) - schedule.v_to_eps(x_t, v, t)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    "check, wrong, hint",
+    [
+        (checks.shift_weights, lambda c, k: 4 * c[0] * c[k], "bias as well"),
+        (checks.shift_weights, lambda c, k: (c[0] + 1) * c[k], "four times"),
+        (checks.shift_weights, lambda c, k: (4 * c[k] + 1) * c[k], "follows channels"),
+        (checks.shift_weights, lambda c, k: 4 * c[0] * (c[k] + 1), "for each output"),
+        (checks.shift_weights, lambda c, k: (4 * c[0] + 1) * c[max(k - 1, 0)], "after the first convolution"),
+        (checks.eps_from_v, lambda x, v, kept: kept.sqrt() * x - (1 - kept).sqrt() * v, "clean picture, a x_t"),
+        (checks.eps_from_v, lambda x, v, kept: kept.sqrt() * x + (1 - kept).sqrt() * v, "changed places"),
+        (checks.eps_from_v, lambda x, v, kept: (1 - kept).sqrt() * x - kept.sqrt() * v, "sign of v"),
+        (checks.eps_from_v, lambda x, v, kept: kept.sqrt() * v - (1 - kept).sqrt() * x, "sign of x_t"),
+        (checks.eps_from_v, lambda x, v, kept: (1 - kept) * x + kept * v, "square roots"),
+        (checks.eps_from_v, lambda x, v, kept: (x - kept.sqrt() * v) / (1 - kept).sqrt(), "not the clean picture"),
+        (checks.posterior_mean, lambda x, q, p, k: weights(x, q, torch.ones_like(p), k) @ q, "their probabilities"),
+        (checks.posterior_mean, lambda x, q, p, k: weights(x, q / k.sqrt(), p, k) @ q, "as they are"),
+        (checks.posterior_mean, lambda x, q, p, k: weights(x, q * k.sqrt(), p, k) @ q, "not by kept"),
+        (
+            checks.posterior_mean,
+            lambda x, q, p, k: p * torch.exp(-torch.cdist(x, k.sqrt() * q).square() / (2 * (1 - k))) @ q,
+            "add up to 1",
+        ),
+        (
+            checks.posterior_mean,
+            lambda x, q, p, k: torch.softmax(p.log() - torch.cdist(x, k.sqrt() * q).square() / (1 - k), 1) @ q,
+            "a 2 below",
+        ),
+        (
+            checks.posterior_mean,
+            lambda x, q, p, k: (
+                torch.softmax(p.log() - torch.cdist(x, k.sqrt() * q).square() / (2 * (1 - k).sqrt()), 1) @ q
+            ),
+            "not its root",
+        ),
+        (checks.posterior_mean, lambda x, q, p, k: q[weights(x, q, p, k).argmax(1)], "likeliest point"),
+    ],
+)
+def test_a_known_mistake_is_named(check, wrong, hint):
+    with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
+        check(wrong)
+
+
+@pytest.mark.parametrize("check", [checks.shift_weights, checks.eps_from_v, checks.posterior_mean])
+def test_a_stub_is_left_alone(check, capsys):
+    def stub(*arguments):
+        raise NotImplementedError
+
+    check(stub)
+    assert capsys.readouterr().out == f"– {check.__name__}: not written yet\n"
