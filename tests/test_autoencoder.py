@@ -1,0 +1,526 @@
+"""The autoencoder against diffusers' on the same weights, its losses by hand, and tiles against the whole."""
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL as TheirAutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+
+from minildm import weights
+from minildm.autoencoder import (
+    AutoencoderKL,
+    Gaussian,
+    PatchDiscriminator,
+    autoencoder_loss,
+    draw_latent,
+    hinge_loss,
+    loss_terms,
+    paired_loss,
+    perceptual_distance,
+    tiled_decode,
+    tiled_encode,
+)
+from minildm.layers import Downsample, ResidualBlock, Upsample
+from minildm.tensors import count_parameters, seeded
+from minildm.training import train
+from minildm.unet import UNet
+
+SD = dict(in_channels=3, latent_channels=4, channels=(128, 256, 512, 512), blocks_per_level=2)
+SMALL = dict(in_channels=3, latent_channels=5, channels=(12, 24, 36), blocks_per_level=1, groups=6)
+
+
+def reference_name(model, name):
+    """What diffusers calls our parameter `name` in its AutoencoderKL of the same architecture."""
+    parts = name.split(".")
+    if parts[0] in ("quant", "post_quant"):
+        return f"{parts[0]}_conv.{parts[1]}"
+    here, part, inside = parts[0], parts[1], parts[2:]
+    plain = {"stem": "conv_in", "norm": "conv_norm_out", "head": "conv_out"}
+    if part in plain:
+        return ".".join([here, plain[part], *inside])
+    chain, index, inside = getattr(getattr(model, here), part), int(inside[0]), inside[1:]
+    if part == "middle":
+        attention = len(chain) == 3 and index == 1
+        here += ".mid_block." + ("attentions.0" if attention else f"resnets.{min(index, 1)}")
+    else:
+        ends = [i for i, layer in enumerate(chain) if isinstance(layer, Downsample | Upsample)]
+        level = sum(end < index for end in ends)
+        here += f".{part}_blocks.{level}."
+        here += f"{part}samplers.0" if index in ends else f"resnets.{index - [-1, *ends][level] - 1}"
+    inside = ".".join(inside).replace("shortcut.", "conv_shortcut.")
+    if "attentions" in here:
+        inside = inside.replace("norm.", "group_norm.").replace("attention.", "").replace("to_out.", "to_out.0.")
+    return f"{here}.{inside}"
+
+
+def reference(config, **more):
+    """diffusers' autoencoder of our configuration."""
+    levels = len(config["channels"])
+    return TheirAutoencoderKL(
+        in_channels=config["in_channels"],
+        out_channels=config["in_channels"],
+        latent_channels=config["latent_channels"],
+        block_out_channels=config["channels"],
+        layers_per_block=config["blocks_per_level"],
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        mid_block_add_attention=config.get("middle_attention", True),
+        norm_num_groups=config.get("groups", 32),
+        **more,
+    )
+
+
+def randomized(module, seed=0):
+    """All parameters at random: those that start at 0 or 1 would hide a mistake."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            scale = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.3
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return module.eval()
+
+
+def random(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_equal(ours, theirs):
+    assert ours.abs().max() > 0.1
+    assert (ours - theirs).abs().max() <= 1e-5
+
+
+def test_full_size_is_stable_diffusion():
+    with torch.device("meta"):  # shapes only
+        model, theirs = AutoencoderKL(**SD), reference(SD)
+    assert count_parameters(model) == 83_653_863
+    assert model.multiple == 8
+    ours = {reference_name(model, name): tuple(t.shape) for name, t in model.state_dict().items()}
+    assert ours == {name: tuple(t.shape) for name, t in theirs.state_dict().items()}
+    norms = {n: m.eps for n, m in theirs.named_modules() if isinstance(m, nn.GroupNorm)}
+    mine = {reference_name(model, f"{n}.w"): m for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)}
+    assert {name.removesuffix(".w"): norm.eps for name, norm in mine.items()} == norms
+    assert {norm.num_groups for norm in mine.values()} == {32}  # picked, not told
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        dict(channels=(12, 24, 36, 36), blocks_per_level=2, groups=6),  # as Stable Diffusion's
+        dict(channels=(8, 12, 20), blocks_per_level=1, groups=2, middle_attention=False),
+        dict(channels=(12,), blocks_per_level=3, groups=4),
+    ],
+    ids=["like SD", "no attention", "one level"],
+)
+def test_equals_the_reference(config):
+    config = dict(in_channels=3, latent_channels=5) | config
+    ours, theirs = randomized(AutoencoderKL(**config)), reference(config).eval()
+    theirs.load_state_dict({reference_name(ours, name): t for name, t in ours.state_dict().items()})  # strict
+    f = ours.multiple
+    x, z = random(2, 3, 2 * f, 3 * f), random(2, 5, 4, 3, seed=2)
+    with torch.no_grad():
+        mine, yours = ours.encode(x), theirs.encode(x).latent_dist
+        assert mine.mean.shape == (2, 5, 2, 3)
+        assert_equal(mine.mean, yours.mean)
+        assert_equal(mine.logvar, yours.logvar)
+        assert_equal(mine.std, yours.std)
+        assert_equal(mine.sample(torch.Generator().manual_seed(3)), yours.sample(torch.Generator().manual_seed(3)))
+        torch.testing.assert_close(mine.kl(), yours.kl())
+        assert ours.decode(z).shape == (2, 3, 4 * f, 3 * f)
+        assert_equal(ours.decode(z), theirs.decode(z).sample)
+        assert_equal(ours(x), theirs(x).sample)
+
+
+def test_a_wild_variance_is_bounded_as_the_reference_bounds_it():
+    model = randomized(AutoencoderKL(**SMALL))
+    with torch.no_grad():
+        model.quant.weight.mul_(100)
+        h = random(2, 10, 3, 4) * 10
+        mine, yours = model.to_gaussian(h), DiagonalGaussianDistribution(model.quant(h))
+    assert mine.logvar.min() == -30 and mine.logvar.max() == 20
+    assert torch.equal(mine.logvar, yours.logvar)
+
+
+def test_the_divergence_by_hand():
+    """KL(N(m, s²), N(0, 1)) = (m² + s² - 1) / 2 - log s, summed over a latent."""
+    mean, std = torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 3.0], [1.0, 1.0]])
+    posterior = Gaussian(mean.reshape(2, 1, 1, 2), 2 * std.log().reshape(2, 1, 1, 2))
+    torch.testing.assert_close(posterior.kl(), torch.tensor([2.0 + 4.0 - math.log(3), 0.0]))
+    torch.testing.assert_close(posterior.std, std.reshape(2, 1, 1, 2))
+    reference = kl_divergence(Normal(mean, std), Normal(0.0, 1.0))
+    torch.testing.assert_close(posterior.kl(), reference.sum(1))
+    half = Gaussian(posterior.mean.half(), posterior.logvar.half()).kl()
+    assert half.dtype == torch.float32
+
+
+def test_samples_come_from_the_generator():
+    mean = torch.full((300, 2, 5, 3), -4.0)
+    posterior = Gaussian(mean, torch.full_like(mean, 2 * math.log(0.5)))
+    state = torch.get_rng_state()
+    first, again, other = (posterior.sample(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.mean().item() == pytest.approx(-4, abs=0.03) and first.std().item() == pytest.approx(0.5, abs=0.02)
+    with seeded(5):
+        assert not torch.equal(posterior.sample(), posterior.sample())
+    assert torch.equal(posterior.at(torch.zeros_like(mean)), mean)
+    assert Gaussian(mean.half(), mean.half()).sample(torch.Generator()).dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("config", "multiple"),
+    [
+        (dict(channels=(8, 12), patch=2), 4),
+        (dict(channels=(8, 12, 16), blocks_per_level=(0, 1, 2)), 4),
+        (dict(channels=(8,), patch=4, middle_attention=False), 4),
+        (dict(channels=(8, 12), blocks_per_level=(2, 0)), 2),
+    ],
+    ids=["patches", "no block above", "patches alone", "no block below"],
+)
+def test_leaner_ones(config, multiple, tmp_path):
+    model = randomized(AutoencoderKL(2, 3, **config))
+    assert model.multiple == multiple
+    x = random(2, 2, 6 * multiple, 5 * multiple)
+    latent = model.encode(x)
+    assert latent.mean.shape == latent.std.shape == (2, 3, 6, 5)
+    assert model(x).shape == x.shape
+    blocks = [isinstance(layer, ResidualBlock) for layer in model.decoder.up]
+    assert sum(blocks) == sum(1 + n for n in model.config["blocks_per_level"])
+    loaded = weights.load(weights.save(tmp_path / "vae.safetensors", model))
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_a_patch_is_made_of_its_own_pixels():
+    model = AutoencoderKL(2, 3, channels=(8,), patch=2)
+    x = torch.arange(2 * 4 * 6.0).reshape(1, 2, 4, 6)
+    patches = model.to_patches(x)
+    assert patches.shape == (1, 8, 2, 3)
+    assert sorted(patches[0, :, 1, 2].tolist()) == sorted(x[0, :, 2:, 4:].flatten().tolist())
+    assert torch.equal(model.to_picture(patches), x)
+
+
+@pytest.mark.parametrize("more", [{}, {"patch": 2}, {"middle_attention": False}, {"blocks_per_level": (0, 1, 2)}])
+def test_every_parameter_learns(more):
+    model = AutoencoderKL(**SMALL | more)
+    batch = draw_latent(random(2, 3, 16, 24), model, torch.Generator().manual_seed(0))
+    autoencoder_loss(model, batch, kl=0.1).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0 or name.endswith("to_k.bias"), name
+
+
+def test_the_scale_factor_is_measured_and_travels_with_the_checkpoint(tmp_path):
+    model = randomized(AutoencoderKL(**SMALL))
+    with torch.no_grad():
+        model.quant.weight[:5] *= 4  # the means
+    images = random(70, 3, 8, 12)  # more than one part
+    for refused in (model.scale, model.unscale, model.check_scaled):
+        with pytest.raises(ValueError, match=r"not known: call vae\.measure_scale"):
+            refused(torch.zeros(1, 5, 2, 3))
+    found = model.measure_scale(images)
+    with torch.no_grad():
+        posterior = model.encode(images)
+    z = torch.cat([posterior.sample(torch.Generator().manual_seed(seed)) for seed in range(20)])
+    assert found == model.scale_factor == pytest.approx(1 / z.std().item(), rel=0.01)
+    assert model.scale(z).std().item() == pytest.approx(1, rel=0.01)
+    torch.testing.assert_close(model.unscale(model.scale(z)), z)
+
+    loaded = weights.load(weights.save(tmp_path / "vae.safetensors", model, dtype=torch.float16))
+    assert loaded.scale_factor == found  # to the last digit, whatever the precision of the weights
+    assert AutoencoderKL(**json.loads(json.dumps(loaded.config))).config == model.config
+
+
+@pytest.mark.parametrize("scale_factor", [0.18215, 5.0])
+def test_a_latent_that_was_not_scaled_is_caught(scale_factor):
+    model = AutoencoderKL(**SMALL, scale_factor=scale_factor)
+    scaled = random(1, 5, 6, 7)
+    for spread in (0.7, 1.0, 1.4):
+        model.check_scaled(spread * scaled)
+        with pytest.raises(ValueError, match=r"about 1, got .* look as the autoencoder's own.*vae\.scale"):
+            model.check_scaled(model.unscale(spread * scaled))
+    model.check_scaled(torch.zeros(1, 5, 2, 3))  # says nothing
+    AutoencoderKL(**SMALL, scale_factor=0.7).check_scaled(scaled / 0.7)  # too near to 1 to tell
+
+
+def test_pixels_by_hand():
+    x, x_hat = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.5, 1.0]]]])
+    posterior = Gaussian(torch.full((1, 2, 1, 2), 2.0), torch.zeros(1, 2, 1, 2))
+    terms = loss_terms(x, x_hat, posterior)
+    assert {name: term.item() for name, term in terms.items()} == {"l1": 0.75, "l2": 0.625, "kl": 2.0}
+
+
+def test_features_by_hand():
+    """Directions (0.6, 0.8) and (1, 0) are 0.8 apart squared; equal ones, of whatever length, are 0 apart."""
+    x, x_hat = torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1, 2, requires_grad=True)
+
+    def features(images):
+        first = torch.tensor([3.0, 4.0]) if images is x else torch.tensor([7.0, 0.0])
+        second = torch.tensor([0.0, 2.0]) if images is x else torch.tensor([0.0, 9.0])
+        fine = torch.stack([first, second], dim=1).reshape(1, 2, 1, 2)  # two places
+        return [fine * images.mean().add(1), torch.ones(1, 3, 1, 1)]
+
+    distance = perceptual_distance(features, x, x_hat)
+    torch.testing.assert_close(distance, torch.tensor([(0.8 / 2 + 0) / 2]))
+    terms = loss_terms(x, x_hat, Gaussian(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)), features)
+    assert terms["perceptual"] == distance.mean()
+
+
+def test_features_of_a_u_net_teach_the_autoencoder_and_not_the_u_net():
+    model, u = AutoencoderKL(**SMALL), UNet(3, 2, (8, 12)).requires_grad_(False)
+    batch = draw_latent(random(2, 3, 8, 12), model, torch.Generator().manual_seed(0))
+    pixels = autoencoder_loss(model, batch)
+    loss = autoencoder_loss(model, batch, perceptual=3.0, features=u.encode)
+    with torch.no_grad():
+        x_hat = model.decode(model.encode(batch["x"]).at(batch["eps"]))
+        apart = perceptual_distance(u.encode, batch["x"], x_hat)
+        assert perceptual_distance(u.encode, batch["x"], batch["x"]).abs().max() == 0
+    assert apart.shape == (2,) and (apart > 0).all() and (apart < 4).all()
+    torch.testing.assert_close(loss - pixels, 3 * apart.mean())
+    autoencoder_loss(model, batch, l1=0, l2=0, kl=0, features=u.encode).backward()
+    assert model.decoder.head.weight.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in u.parameters())
+
+
+def test_the_weights_of_the_loss():
+    model = AutoencoderKL(**SMALL)
+    x = random(2, 3, 8, 12)
+    batch = draw_latent(x, model, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        posterior = model.encode(x)
+        x_hat = model.decode(posterior.mean + posterior.std * batch["eps"])
+        expected = 2 * (x - x_hat).abs().mean() + 3 * (x - x_hat).square().mean()
+        expected += 5 * posterior.kl().sum() / (2 * 5 * 2 * 3)
+        torch.testing.assert_close(autoencoder_loss(model, batch, l1=2, l2=3, kl=5), expected)
+
+
+def test_noise_is_drawn_from_the_generator():
+    model, x = AutoencoderKL(2, 3, (8, 12), patch=2), random(50, 2, 12, 8)
+    state = torch.get_rng_state()
+    first, again, other = (draw_latent(x, model, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first["x"] is x and first["eps"].shape == (50, 3, 3, 2) == model.encode(x).mean.shape
+    assert torch.equal(first["eps"], again["eps"]) and not torch.equal(first["eps"], other["eps"])
+    assert first["eps"].std().item() == pytest.approx(1, abs=0.1)
+    assert draw_latent(x.half(), model, torch.Generator())["eps"].dtype == torch.float16
+
+
+def test_the_critics_loss_by_hand():
+    real, fake = torch.tensor([3.0, 0.5]), torch.tensor([-1.5, -0.5, 1.0])
+    torch.testing.assert_close(hinge_loss(real, fake), torch.tensor((0.25 + (0 + 0.5 + 2) / 3) / 2))
+
+
+def test_the_critic_looks_at_patches():
+    critic = randomized(PatchDiscriminator(2, (8, 12, 16)))
+    x = random(1, 2, 96, 80).requires_grad_()
+    logits = critic(x)
+    assert logits.shape == (1, 1, 12, 10)
+    for norm in (layer for layer in critic.layers if isinstance(layer, nn.GroupNorm)):
+        norm.register_forward_hook(lambda norm, args, output: args[0])  # it alone sees the whole picture
+    (seen,) = torch.autograd.grad(critic(x)[0, 0, 6, 5], x)
+    rows, columns = seen[0].abs().sum(0).nonzero().unbind(1)
+    assert rows.max() - rows.min() == columns.max() - columns.min() == 37
+
+
+def with_critic(adversarial=0.5):
+    with seeded(0):
+        model, critic = AutoencoderKL(**SMALL), PatchDiscriminator(3, (8, 12))
+    batch = draw_latent(random(2, 3, 16, 24), model, torch.Generator().manual_seed(0))
+    return model, critic, batch
+
+
+def gradients(loss, *modules):
+    """The gradient of each module's parameters, as one vector."""
+    for module in modules:
+        module.zero_grad()
+    loss.backward()
+    return [torch.cat([p.grad.flatten() for p in module.parameters()]) for module in modules]
+
+
+def test_each_learns_from_its_own_loss():
+    model, critic, batch = with_critic()
+    with torch.no_grad():
+        x_hat = model.decode(model.encode(batch["x"]).at(batch["eps"]))
+    (critics_own,) = gradients(hinge_loss(critic(batch["x"]), critic(x_hat)), critic)
+    (plain,) = gradients(autoencoder_loss(model, batch), model)
+    off, same = gradients(autoencoder_loss(model, batch, critic=critic, adversarial=0.0), model, critic)
+    torch.testing.assert_close(same, critics_own)
+    torch.testing.assert_close(off, plain)
+    on, same = gradients(autoencoder_loss(model, batch, critic=critic, adversarial=0.5), model, critic)
+    torch.testing.assert_close(same, critics_own)
+    assert (on - plain).norm() > 0.01 * plain.norm()
+
+
+def test_the_critics_gradient_is_as_long_as_asked_for():
+    model, critic, batch = with_critic()
+    head = model.decoder.head.weight
+    (plain,) = torch.autograd.grad(autoencoder_loss(model, batch), head)
+    for adversarial in (0.1, 0.8):
+        (both,) = torch.autograd.grad(autoencoder_loss(model, batch, critic=critic, adversarial=adversarial), head)
+        assert ((both - plain).norm() / plain.norm()).item() == pytest.approx(adversarial, rel=0.01)
+    x_hat = model.decode(model.encode(batch["x"]).at(batch["eps"]))
+    (towards,) = torch.autograd.grad(-critic(x_hat).mean(), head)  # where the critic takes them for real
+    assert F.cosine_similarity((both - plain).flatten(), towards.flatten(), dim=0) > 0.99
+    with torch.no_grad():
+        assert autoencoder_loss(model, batch, critic=critic).isfinite()
+
+
+def test_the_pair_is_trained_by_the_loop():
+    model, critic, batch = with_critic()
+    before = [[p.detach().clone() for p in module.parameters()] for module in (model, critic)]
+    pair = nn.ModuleDict({"autoencoder": model, "critic": critic})
+    expected = autoencoder_loss(model, batch, critic=critic, kl=0.1)
+    torch.testing.assert_close(paired_loss(pair, batch, kl=0.1), expected)
+
+    def draw(generator, n):
+        return draw_latent(torch.rand(n, 3, 16, 24, generator=generator) * 2 - 1, model, generator)
+
+    history = train(pair, draw, paired_loss, steps=2, batch_size=2, lr=1e-3, progress=False)
+    assert len(history.loss) == 2
+    for module, was in zip((model, critic), before, strict=True):
+        assert max((p - old).abs().max() for p, old in zip(module.parameters(), was, strict=True)) > 1e-5
+
+
+def test_it_learns():
+    """Plain pictures of any brightness need one number each: the error falls far below that of the best constant."""
+    with seeded(0):
+        model = AutoencoderKL(1, 1, (8, 12), middle_attention=False)
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(80):
+        x = (torch.rand(16, 1, 1, 1, generator=generator) * 2 - 1).expand(16, 1, 8, 8)
+        loss = autoencoder_loss(model, draw_latent(x, model, generator))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) / 10 < 0.45 < 0.8 < losses[0]  # the best constant has 1/2 + 1/3
+
+
+TILED = [
+    (dict(channels=(12, 24), blocks_per_level=1, groups=6), (22, 30), 12),
+    (dict(channels=(6, 8, 12), blocks_per_level=(0, 1, 1), groups=2), (17, 14), 16),
+    (dict(channels=(8, 12), blocks_per_level=1, patch=2), (19, 26), 8),
+]
+
+
+@pytest.mark.parametrize(("config", "size", "tile"), TILED, ids=["two levels", "three levels", "patches"])
+def test_tiles_equal_the_whole(config, size, tile):
+    model = randomized(AutoencoderKL(3, 5, **config))
+    f, half = model.multiple, size[1] // 2
+    uneven = torch.linspace(0, 2, size[1])  # its two halves have other statistics
+    x, z = random(2, 3, size[0] * f, size[1] * f), random(2, 5, *size, seed=2) * uneven
+    x = x * uneven.repeat_interleave(f)
+    with torch.no_grad():
+        encoded, whole = model.encode(x), model.decode(z)
+        found = tiled_encode(model, x, tile)
+        assert_equal(tiled_decode(model, z, tile), whole)
+        part = model.decode(z[..., :half])
+        assert (part - whole[..., : half * f])[..., : half * f // 2].abs().max() > 1e-3  # it is not done by cutting
+    assert_equal(found.mean, encoded.mean)
+    assert_equal(found.logvar, encoded.logvar)
+    assert not [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]  # all is as it was
+
+
+def test_tiles_bound_the_maps():
+    """The largest map is that of a tile, however large the picture."""
+    model = randomized(AutoencoderKL(3, 5, (8, 12), groups=2))
+    largest = {}
+
+    def note(layer, args, y):
+        largest[layer] = max(largest.get(layer, 0), y.shape[2] * y.shape[3])
+
+    for layer in (model.encoder.stem, model.decoder.head):
+        layer.register_forward_hook(note)
+    found = []
+    for width in (20, 40):
+        largest.clear()
+        tiled_encode(model, random(1, 3, 36, 2 * width), 8)
+        tiled_decode(model, random(1, 5, 18, width), 8)
+        found.append(list(largest.values()))
+        assert max(found[-1]) < 36 * 40 / 2
+    assert found[0] == found[1]
+
+
+def test_small_pictures_are_not_tiled():
+    model = randomized(AutoencoderKL(**SMALL))
+    calls = []
+    model.decoder.head.register_forward_hook(lambda *_: calls.append(1))
+    model.encoder.stem.register_forward_hook(lambda *_: calls.append(1))
+    x, z = random(2, 3, 16, 12), random(2, 5, 4, 3)
+    with torch.no_grad():
+        assert torch.equal(tiled_encode(model, x).mean, model.encode(x).mean)
+        assert torch.equal(tiled_decode(model, z), model.decode(z))
+    assert len(calls) == 4
+
+
+def test_tiles_leave_no_hooks_behind_after_an_error():
+    model = AutoencoderKL(**SMALL)
+
+    def fail(*_):
+        raise RuntimeError("on purpose")
+
+    broken = model.decoder.head.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        tiled_decode(model, random(1, 5, 12, 9), 8)
+    broken.remove()
+    assert not [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_lower_precision(autocast):
+    model = randomized(AutoencoderKL(**SMALL))
+    x, z = random(2, 3, 32, 24), random(2, 5, 8, 6)
+    with torch.no_grad():
+        exact = model.encode(x).mean, model.decode(z)
+        if autocast:
+            with torch.autocast("cpu", torch.bfloat16):
+                found = model.encode(x).mean, model.decode(z), tiled_decode(model, z, 8)
+        else:
+            model, x, z = model.bfloat16(), x.bfloat16(), z.bfloat16()
+            found = model.encode(x).mean, model.decode(z), tiled_decode(model, z, 8)
+    for mine, wanted in zip(found, (*exact, exact[1]), strict=True):
+        assert mine.dtype == torch.bfloat16
+        assert (mine - wanted).abs().max() <= 0.05 * wanted.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (dict(channels=()), "at least one level"),
+        (dict(latent_channels=0), "positive sizes"),
+        (dict(channels=(8, 12), blocks_per_level=(1, 1, 1)), r"one number from 0 or 2.*got \[1, 1, 1\]"),
+        (dict(blocks_per_level=-1), "from 0"),
+        (dict(patch=3), "power of two.*got 3"),
+        (dict(patch=0), "power of two.*got 0"),
+        (dict(channels=(8, 12), groups=5), "do not split into 5 groups"),
+        (dict(scale_factor=0.0), "above 0.*got 0.0"),
+        (dict(scale_factor=math.inf), "above 0.*got inf"),
+    ],
+)
+def test_bad_configurations(config, message):
+    with pytest.raises(ValueError, match=message):
+        AutoencoderKL(**config)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.encode(torch.zeros(2, 4, 8, 12)), "expected 3 channels, got 4"),
+        (lambda m: m.encode(torch.zeros(2, 3, 8, 10)), "divisible by 4.*to 8×12"),
+        (lambda m: m.encode(torch.zeros(3, 8, 12)), r"x\[None\]"),
+        (lambda m: m.decode(torch.zeros(2, 4, 2, 3)), r"expected latents \(b, 5, h, w\), got shape \(2, 4, 2, 3\)"),
+        (lambda m: m.decode(torch.zeros(5, 2, 3)), r"got shape \(5, 2, 3\)"),
+        (lambda m: tiled_encode(m, torch.zeros(1, 3, 9, 12), 4), "divisible by 4"),
+        (lambda m: tiled_decode(m, torch.zeros(1, 3, 9, 12), 4), "expected latents"),
+        (lambda m: tiled_decode(m, torch.zeros(1, 5, 9, 12), 0), "tile of at least 1 pixel, got 0"),
+        (lambda m: setattr(m, "scale_factor", -1.0), "got -1.0"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(AutoencoderKL(**SMALL))
