@@ -6,5 +6,6 @@ One file for each lesson; all checks are attributes here: `checks.dice(your_func
 
 from ._check import check
 from .lesson_01 import border_weight, dice, valid_size
+from .lesson_04 import ddpm_step, from_sigma, to_sigma, trailing
 
-__all__ = ["check", "border_weight", "dice", "valid_size"]
+__all__ = ["check", "border_weight", "dice", "valid_size", "trailing", "ddpm_step", "to_sigma", "from_sigma"]
