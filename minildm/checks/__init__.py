@@ -6,6 +6,27 @@ One file for each lesson; all checks are attributes here: `checks.dice(your_func
 
 from ._check import check
 from .lesson_01 import border_weight, dice, valid_size
+from .lesson_02 import decibels, half_noise, onward
+from .lesson_03 import eps_from_v, posterior_mean, shift_weights
 from .lesson_04 import ddpm_step, from_sigma, to_sigma, trailing
+from .lesson_05 import attention, attention_flops, group_norm
 
-__all__ = ["check", "border_weight", "dice", "valid_size", "trailing", "ddpm_step", "to_sigma", "from_sigma"]
+__all__ = [
+    "check",
+    "border_weight",
+    "dice",
+    "valid_size",
+    "onward",
+    "decibels",
+    "half_noise",
+    "shift_weights",
+    "eps_from_v",
+    "posterior_mean",
+    "trailing",
+    "ddpm_step",
+    "to_sigma",
+    "from_sigma",
+    "group_norm",
+    "attention",
+    "attention_flops",
+]

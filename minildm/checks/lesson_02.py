@@ -1,0 +1,95 @@
+"""Checks of lesson 02: noise."""
+
+import numpy as np
+
+from ._check import Function, check
+
+
+def onward(answer: Function) -> None:
+    """Exercise 1: `answer(x_s, eps, s, t, betas)`, pictures (h, w) at stage s -> the pictures at stage t > s."""
+    rng = np.random.default_rng(11)
+    cases = []
+    for h, w, s, t, steps in [(1, 2, 0, 1, 3), (2, 3, 1, 4, 6), (4, 3, 2, 3, 5), (5, 7, 4, 10, 11)]:
+        cases.append((*rng.standard_normal((2, h, w)), s, t, rng.uniform(0.02, 0.3, steps)))
+
+    def left(s, t, betas):
+        return np.prod(1 - betas[s + 1 : t + 1])  # alphas_cumprod[t] / alphas_cumprod[s]
+
+    def jump(share=left, root=np.sqrt, swap=False, noise=None):
+        def answer(x_s, eps, s, t, betas):
+            a = share(s, t, betas)
+            rest = 1 - a if noise is None else noise(s, t, betas)
+            x, e = (eps, x_s) if swap else (x_s, eps)
+            return root(a) * x + root(rest) * e
+
+        return answer
+
+    def cumulative(t, betas):
+        return np.prod(1 - betas[: t + 1])
+
+    mistakes = {
+        "roots are missing: variances add, but x_s and eps are multiplied by standard deviations": jump(
+            root=lambda share: share
+        ),
+        "the two coefficients are swapped": jump(swap=True),
+        "this jumps from x_0; x_s has gone part of the way already": jump(lambda s, t, betas: cumulative(t, betas)),
+        "this is the single step t; all steps after s belong into the product": jump(lambda s, t, betas: 1 - betas[t]),
+        "step s is in x_s already: the product starts at s + 1": jump(lambda s, t, b: np.prod(1 - b[s : t + 1])),
+        "step t is missing from the product: in code a slice ends before its last index": jump(
+            lambda s, t, betas: np.prod(1 - betas[s + 1 : t])
+        ),
+        "this noise counts from x_0: what x_s has already is not added again": jump(
+            noise=lambda s, t, betas: 1 - cumulative(t, betas)
+        ),
+        "the noise of x_s shrinks along with the picture, so the two noise variances cannot simply be subtracted": jump(
+            noise=lambda s, t, betas: cumulative(s, betas) - cumulative(t, betas)
+        ),
+    }
+    check("onward", answer, jump(), cases, mistakes)
+
+
+def decibels(answer: Function) -> None:
+    """Exercise 2: `answer(alphas_cumprod)`, (steps,) between 0 and 1 -> the SNR in decibels, (steps,)."""
+    rng = np.random.default_rng(12)
+    cases = [(np.sort(rng.uniform(0.01, 0.99, steps))[::-1].copy(),) for steps in (2, 5, 9)]
+
+    def truth(a):
+        return 10 * np.log10(a / (1 - a))
+
+    mistakes = {
+        "that is the natural logarithm; decibels use the decimal one": lambda a: 10 * np.log(a / (1 - a)),
+        "twice what it should be: 20 belongs to a ratio of amplitudes, the SNR is a ratio of powers": lambda a: (
+            2 * truth(a)
+        ),
+        "half of what it should be: is there a root? The SNR is a ratio of powers": lambda a: truth(a) / 2,
+        "upside down: signal over noise, not noise over signal": lambda a: -truth(a),
+        "that is the signal alone; divide it by the noise": lambda a: 10 * np.log10(a),
+        "a tenth of what it should be: that is bels": lambda a: truth(a) / 10,
+    }
+    check("decibels", answer, truth, cases, mistakes)
+
+
+def half_noise(answer: Function) -> None:
+    """Exercise 3: `answer(betas)`, (steps,) -> the first t at which the SNR is at most 1."""
+    spans = [(7, 0.1, 0.8), (40, 0.01, 0.3), (300, 1e-3, 0.04), (1000, 1e-4, 0.02)]
+    cases = [(np.linspace(low, high, steps),) for steps, low, high in spans]
+    cases.append((np.linspace(0.03**0.5, 0.9**0.5, 12) ** 2,))
+
+    def first(reached):
+        return lambda betas: int(np.argmax(reached(betas, np.cumprod(1 - betas))))
+
+    truth = first(lambda betas, a: a <= 0.5)
+    mistakes = {
+        "one too early: that is the last t at which the picture is still the stronger": lambda b: truth(b) - 1,
+        "one too late: t counts from 0": lambda b: truth(b) + 1,
+        "there half of the *amplitude* is left; the SNR compares variances, without the root": first(
+            lambda betas, a: np.sqrt(a) <= 0.5
+        ),
+        "the betas are not simply added up: each step also shrinks the noise of the steps before it": first(
+            lambda betas, a: np.cumsum(betas) >= 0.5
+        ),
+        "that is where the noise has all but drowned the picture; the SNR is 1 where both are equally strong": first(
+            lambda betas, a: a <= 0.01
+        ),
+    }
+    check("half_noise", answer, truth, cases, mistakes, tolerance=0)

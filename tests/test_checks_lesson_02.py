@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from minildm import NoiseSchedule, checks
+
+
+def onward(x_s, eps, s, t, betas):
+    alphas_cumprod = (1 - betas).cumprod()
+    left = alphas_cumprod[t] / alphas_cumprod[s]
+    return left**0.5 * x_s + (1 - left) ** 0.5 * eps
+
+
+def decibels(alphas_cumprod):
+    return 10 * np.log10(alphas_cumprod) - 10 * np.log10(1 - alphas_cumprod)
+
+
+def half_noise(betas):
+    return int((NoiseSchedule(betas).alphas_cumprod > 0.5).sum())
+
+
+@pytest.mark.parametrize("answer", [onward, decibels, half_noise])
+def test_right_answers_pass(answer, capsys):
+    getattr(checks, answer.__name__)(answer)
+    assert capsys.readouterr().out.startswith(f"✓ {answer.__name__}: ")
+
+
+def jump(share, rest=None, root=np.sqrt):
+    def answer(x_s, eps, s, t, betas):
+        a = share((1 - betas).cumprod(), s, t)
+        noise = 1 - a if rest is None else rest((1 - betas).cumprod(), s, t)
+        return root(a) * x_s + root(noise) * eps
+
+    return answer
+
+
+def ratio(bar, s, t):
+    return bar[t] / bar[s]
+
+
+@pytest.mark.parametrize(
+    "wrong, hint",
+    [
+        (jump(ratio, root=lambda share: share), "roots are missing"),
+        (lambda x_s, eps, *rest: onward(eps, x_s, *rest), "swapped"),
+        (jump(lambda bar, s, t: bar[t]), "jumps from x_0"),
+        (jump(lambda bar, s, t: bar[t] / bar[t - 1]), "single step t"),
+        (jump(lambda bar, s, t: bar[t] / (bar[s - 1] if s else 1)), "starts at s \\+ 1"),
+        (jump(lambda bar, s, t: bar[t - 1] / bar[s]), "step t is missing"),
+        (jump(ratio, rest=lambda bar, s, t: 1 - bar[t]), "noise counts from x_0"),
+        (jump(ratio, rest=lambda bar, s, t: bar[s] - bar[t]), "shrinks along with the picture"),
+    ],
+)
+def test_mistakes_in_a_jump_onward(wrong, hint):
+    with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
+        checks.onward(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong, hint",
+    [
+        (lambda a: 10 * np.log(a / (1 - a)), "natural logarithm"),
+        (lambda a: 20 * np.log10(a / (1 - a)), "ratio of amplitudes"),
+        (lambda a: 10 * np.log10(np.sqrt(a / (1 - a))), "is there a root"),
+        (lambda a: 10 * np.log10((1 - a) / a), "upside down"),
+        (lambda a: 10 * np.log10(a), "signal alone"),
+        (lambda a: np.log10(a / (1 - a)), "that is bels"),
+    ],
+)
+def test_mistakes_in_decibels(wrong, hint):
+    with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
+        checks.decibels(wrong)
+
+
+def first(reached):
+    return lambda betas: int(np.nonzero(reached(betas, (1 - betas).cumprod()))[0][0])
+
+
+@pytest.mark.parametrize(
+    "wrong, hint",
+    [
+        (lambda betas: half_noise(betas) - 1, "one too early"),
+        (lambda betas: half_noise(betas) + 1, "one too late"),
+        (first(lambda betas, bar: np.sqrt(bar) <= 0.5), "half of the \\*amplitude\\*"),
+        (first(lambda betas, bar: betas.cumsum() >= 0.5), "not simply added up"),
+        (first(lambda betas, bar: bar <= 0.01), "all but drowned"),
+    ],
+)
+def test_mistakes_in_half_noise(wrong, hint):
+    with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
+        checks.half_noise(wrong)
