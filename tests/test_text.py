@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 
 from minildm import weights
 from minildm.attention import attention_maps
 from minildm.data.prompts import prompts
+from minildm.denoiser import Denoiser
 from minildm.tensors import count_parameters, seeded
 from minildm.text import CLIP, ImageEncoder, TextEncoder, Tokenizer, contrastive_loss, train_tokenizer
 
@@ -461,6 +462,23 @@ def test_config_rebuilds_it_and_weights_come_back(tmp_path):
         loaded = weights.load(weights.save(tmp_path / "text.safetensors", model))
         assert type(loaded) is TextEncoder and loaded.config == model.config
         assert torch.equal(loaded(ids, mask), model(ids, mask))
+
+
+def test_another_text_encoder_can_take_its_place():
+    """The contract is (ids, mask) -> (b, n, d), so the denoiser takes what T5 says as well."""
+    with seeded(0):
+        t5 = T5EncoderModel(T5Config(vocab_size=5, d_model=10, d_kv=4, d_ff=12, num_layers=1, num_heads=2)).eval()
+        denoiser = Denoiser(3, 3, channels=(8, 12), context_dim=10)
+
+    def encode(ids, mask):
+        return t5(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    ids, mask = Tokenizer(other("$A [END]"), length=6, pad=0)(["a cat", "a"])
+    with torch.no_grad():
+        context = encode(ids, mask)
+        x_t, t = torch.zeros(2, 3, 8, 8), torch.tensor([3, 3])
+        one, two = denoiser(x_t, t, context, mask)
+    assert context.shape == (2, 6, 10) and one.shape == (3, 8, 8) and (one - two).abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("autocast", [False, True])

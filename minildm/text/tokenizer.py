@@ -63,8 +63,8 @@ class Tokenizer:
         for i, text in enumerate(texts):
             row = self.encode(text)
             if len(row) > length:
-                lost = self.decode(row[length - 1 :])
-                warnings.warn(f"{len(row)} tokens, and only {length} fit: {lost!r} is left out", stacklevel=2)
+                lost = f"{self.decode(row[length - 1 :])!r} is left out"
+                warnings.warn(f"a text has {len(row)} tokens, and only {length} fit: {lost}", stacklevel=2)
                 row = [*row[: length - 1], self.end]
             ids[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = True
