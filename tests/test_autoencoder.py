@@ -136,11 +136,9 @@ def test_equals_the_reference(config):
 
 
 def test_a_wild_variance_is_bounded_as_the_reference_bounds_it():
-    model = randomized(AutoencoderKL(**SMALL))
+    model, h = randomized(AutoencoderKL(**SMALL)), 1000 * random(2, 10, 3, 4)
     with torch.no_grad():
-        model.quant.weight.mul_(100)
-        h = random(2, 10, 3, 4) * 10
-        mine, yours = model.to_gaussian(h), DiagonalGaussianDistribution(model.quant(h))
+        mine, yours = model.encode(random(2, 3, 12, 16), lambda _: h), DiagonalGaussianDistribution(model.quant(h))
     assert mine.logvar.min() == -30 and mine.logvar.max() == 20
     assert torch.equal(mine.logvar, yours.logvar)
 
@@ -196,11 +194,12 @@ def test_leaner_ones(config, multiple, tmp_path):
 
 def test_a_patch_is_made_of_its_own_pixels():
     model = AutoencoderKL(2, 3, channels=(8,), patch=2)
-    x = torch.arange(2 * 4 * 6.0).reshape(1, 2, 4, 6)
-    patches = model.to_patches(x)
+    x, seen = torch.arange(2 * 4 * 6.0).reshape(1, 2, 4, 6), []
+    model.encode(x, lambda patches: seen.append(patches) or model.encoder(patches))
+    (patches,) = seen
     assert patches.shape == (1, 8, 2, 3)
     assert sorted(patches[0, :, 1, 2].tolist()) == sorted(x[0, :, 2:, 4:].flatten().tolist())
-    assert torch.equal(model.to_picture(patches), x)
+    assert torch.equal(model.decode(torch.zeros(1, 3, 2, 3), lambda h: patches), x)
 
 
 @pytest.mark.parametrize("more", [{}, {"patch": 2}, {"middle_attention": False}, {"blocks_per_level": (0, 1, 2)}])
@@ -519,6 +518,8 @@ def test_bad_configurations(config, message):
         (lambda m: tiled_decode(m, torch.zeros(1, 3, 9, 12), 4), "expected latents"),
         (lambda m: tiled_decode(m, torch.zeros(1, 5, 9, 12), 0), "tile of at least 1 pixel, got 0"),
         (lambda m: setattr(m, "scale_factor", -1.0), "got -1.0"),
+        (lambda m: m.measure_scale(torch.zeros(0, 3, 8, 12)), "got 0 with a variance of 0"),
+        (lambda m: m.measure_scale(torch.full((2, 3, 8, 12), math.nan)), "a variance of nan"),
     ],
 )
 def test_bad_input(call, message):

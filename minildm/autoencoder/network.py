@@ -5,7 +5,7 @@ Everything that reaches the decoder has passed the latent, a Gaussian for each p
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,8 +57,12 @@ class DownsampleAhead(Downsample):
     `Downsample` pads all around; Stable Diffusion's encoder, unlike its U-Net, pads these two sides alone.
     """
 
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
     def forward(self, x: Tensor, cond: Cond = NOTHING) -> Tensor:
-        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.conv.weight, self.conv.bias, stride=2)
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class AutoencoderKL(nn.Module):
@@ -167,56 +171,45 @@ class AutoencoderKL(nn.Module):
         """The reconstruction from the mean of the latent, shaped like x."""
         return self.decode(self.encode(x).mean)
 
-    def encode(self, x: Tensor) -> Gaussian:
+    def encode(self, x: Tensor, encoder: Callable[[Tensor], Tensor] | None = None) -> Gaussian:
         """Pictures (b, in_channels, h, w) in [-1, 1] -> the distribution of z, (b, latent_channels, h / f, w / f).
 
-        f is `m.multiple`. Raises ValueError for other channels, or a size that f does not divide.
+        f is `m.multiple`.  encoder: computes what `m.encoder` does in another way, such as in tiles.
+        Raises ValueError for other channels, or a size that f does not divide.
         """
-        return self.to_gaussian(self.encoder(self.to_patches(x)))
+        check_images(x, self.in_channels, self.multiple)
+        h = (encoder or self.encoder)(F.pixel_unshuffle(x, self.patch))
+        mean, logvar = self.quant(h).chunk(2, dim=1)
+        return Gaussian(mean, logvar.clamp(-30, 20))  # within what its exponential can hold
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, decoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Latents as `encode` gives them, not scaled, (b, latent_channels, h, w) -> pictures, f times as high and wide.
 
-        Raises ValueError for a z of another shape.
+        decoder: computes what `m.decoder` does in another way. Raises ValueError for a z of another shape.
         """
-        return self.to_picture(self.decoder(self.from_latent(z)))
-
-    def to_patches(self, x: Tensor) -> Tensor:
-        """What the encoder takes, out of pictures."""
-        check_images(x, self.in_channels, self.multiple)
-        return F.pixel_unshuffle(x, self.patch)  # (b, in_channels * patch², h / patch, w / patch)
-
-    def to_gaussian(self, h: Tensor) -> Gaussian:
-        """The distribution that the encoder's output stands for."""
-        mean, logvar = self.quant(h).chunk(2, dim=1)  # (b, latent_channels, h / f, w / f) each
-        return Gaussian(mean, logvar.clamp(-30, 20))
-
-    def from_latent(self, z: Tensor) -> Tensor:
-        """What the decoder takes, out of latents."""
         if z.ndim != 4 or z.shape[1] != self.latent_channels:
             raise ValueError(f"expected latents (b, {self.latent_channels}, h, w), got shape {tuple(z.shape)}")
-        return self.post_quant(z)
-
-    def to_picture(self, h: Tensor) -> Tensor:
-        """Pictures out of the decoder's output."""
-        return F.pixel_shuffle(h, self.patch)
+        return F.pixel_shuffle((decoder or self.decoder)(self.post_quant(z)), self.patch)
 
     @torch.no_grad()
     def measure_scale(self, images: Tensor) -> float:
         """Measure the scale factor on pictures (n, in_channels, h, w), remember it, and return it.
 
         It is 1 / the standard deviation of the samples of all their latents, taken over all numbers together.
-        Source: Rombach et al. (2022), appendix G.
+        Raises ValueError where that is 0 or not finite. Source: Rombach et al. (2022), appendix G.
         """
         count, total, squares = 0, 0.0, 0.0
         parameter = next(self.parameters())
         for part in images.split(64):  # so that memory stays small
             latent = self.encode(part.to(parameter.device, parameter.dtype))
-            mean, std = latent.mean.double().cpu(), latent.std.double().cpu()
+            mean, std = latent.mean.cpu().double(), latent.std.cpu().double()
             count += mean.numel()
             total += mean.sum().item()
             squares += (mean.square() + std.square()).sum().item()  # what samples would have on average
-        self.scale_factor = (squares / count - (total / count) ** 2) ** -0.5
+        variance = squares / count - (total / count) ** 2 if count else 0.0
+        if not 0 < variance < math.inf:
+            raise ValueError(f"expected pictures whose latents vary, got {len(images)} with a variance of {variance}")
+        self.scale_factor = variance**-0.5
         return self.scale_factor
 
     def scale(self, z: Tensor) -> Tensor:

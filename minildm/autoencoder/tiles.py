@@ -27,21 +27,28 @@ def tiled_encode(model: AutoencoderKL, x: Tensor, tile: int = 512) -> Gaussian:
 
     Raises ValueError for pictures that `encode` refuses, and for a tile below 1.
     """
-    h = model.to_patches(x)
-    layers = nn.Sequential(model.encoder.stem, *model.encoder.down)
-    side = model.multiple // model.patch
-    large = len(layers) - _whole(reversed(layers), h[0, 0].numel() // side**2, tile)
-    h = _in_tiles(layers[:large], h, tile)
-    return model.to_gaussian(model.encoder[2:](layers[large:](h)))
+
+    def encoder(h):
+        layers = nn.Sequential(model.encoder.stem, *model.encoder.down)
+        side = model.multiple // model.patch
+        large = len(layers) - _whole(reversed(layers), h[0, 0].numel() // side**2, tile)
+        h = _in_tiles(layers[:large], h, tile)
+        return model.encoder[2:](layers[large:](h))
+
+    return model.encode(x, encoder)
 
 
 @torch.no_grad()
 def tiled_decode(model: AutoencoderKL, z: Tensor, tile: int = 512) -> Tensor:
     """`model.decode(z)` in less memory and more time: equal up to rounding.  tile, errors: as in `tiled_encode`."""
-    h = model.decoder[:2](model.from_latent(z))
-    layers = nn.Sequential(*model.decoder.up, *model.decoder[3:])
-    small = _whole(layers, h[0, 0].numel(), tile)
-    return model.to_picture(_in_tiles(layers[small:], layers[:small](h), tile))
+
+    def decoder(h):
+        h = model.decoder[:2](h)
+        layers = nn.Sequential(*model.decoder.up, *model.decoder[3:])
+        small = _whole(layers, h[0, 0].numel(), tile)
+        return _in_tiles(layers[small:], layers[:small](h), tile)
+
+    return model.decode(z, decoder)
 
 
 def _whole(layers, pixels, tile):
