@@ -233,6 +233,8 @@ def test_a_trained_one_goes_round(trained, tmp_path):
     ids, mask = trained(texts, length=199)
     found = theirs(texts, padding="max_length", max_length=199, truncation=True, return_tensors="pt")
     assert torch.equal(ids, found["input_ids"]) and torch.equal(mask, found["attention_mask"].bool())
+    (tmp_path / "folder" / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
+    assert Tokenizer.load(tmp_path / "folder").length == 77  # so transformers writes that it knows of no limit
 
 
 def other(template):
