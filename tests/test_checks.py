@@ -104,3 +104,12 @@ def test_an_answer_cannot_change_the_cases():
 
 def test_torch_answers_are_welcome():
     checks.border_weight(lambda a, b, w, s: 1 + w * torch.exp(-((torch.from_numpy(a + b)) ** 2) / (2 * s**2)))
+
+
+def test_tensors_are_cases_like_any_other_and_stay_as_they_are(capsys):
+    cases = [(torch.ones(3, 4), torch.zeros(3)), (torch.ones(1, 2), torch.ones(1))]
+    checks.check("rows", lambda x, y: x.sum(1) + y, lambda x, y: x.sum(1) + y, cases)
+    assert capsys.readouterr().out.startswith("✓ rows: 2 random cases")
+    with pytest.raises(AssertionError, match=r"argument 1: shape \(1, 2\)"):  # the smallest case, unspoilt
+        checks.check("rows", lambda x, y: x.zero_().sum(1) + y, lambda x, y: x.sum(1) + y, cases)
+    assert cases[0][0].sum() == 12

@@ -86,10 +86,12 @@ def _array(value) -> np.ndarray:
 
 
 def _size(case) -> int:
-    return sum(np.size(argument) if np.ndim(argument) else abs(float(argument)) * 1e-6 for argument in case)
+    return sum(_array(argument).size if np.ndim(argument) else abs(float(argument)) * 1e-6 for argument in case)
 
 
 def _copy(argument):
+    if isinstance(argument, Tensor):
+        return argument.clone()
     return argument.copy() if isinstance(argument, np.ndarray) else argument
 
 

@@ -146,7 +146,8 @@ def slider(draw: Callable, **values: tuple | Sequence):
     """Sliders and menus above a figure that follows them; as the last expression of a cell it is shown.
 
     draw: called with one keyword argument for each of `values`; it draws one matplotlib figure.
-    values: (lowest, highest) or (lowest, highest, step) makes a slider, a list of choices a menu.
+    values: (lowest, highest) or (lowest, highest, step) makes a slider that starts in the middle, a list of choices a
+        menu that starts with the first.
     """
     widgets, plt = require("ipywidgets"), require("matplotlib.pyplot")
 
@@ -154,8 +155,10 @@ def slider(draw: Callable, **values: tuple | Sequence):
         if isinstance(value, list):
             return widgets.Dropdown(options=value, description=name)
         kind = widgets.IntSlider if all(isinstance(v, int) for v in value) else widgets.FloatSlider
-        step = {"step": value[2]} if len(value) > 2 else {}
-        return kind(value=value[0], min=value[0], max=value[1], description=name, **step)
+        low, high, step = value if len(value) > 2 else (*value, None)
+        made = kind(min=low, max=high, description=name, **{"step": step} if step else {})
+        made.value = low + made.step * int((high - low) / 2 / made.step)
+        return made
 
     def redraw(**chosen):
         draw(**chosen)
