@@ -193,6 +193,7 @@ def test_training_is_deterministic(captions, trained):
         assert train_tokenizer(texts, 700, length=40).bpe.to_str() == trained.bpe.to_str()
     assert train_tokenizer(captions, 600).bpe.to_str() != trained.bpe.to_str()
     assert len(train_tokenizer(["a cat", "a cat"], 700)) < 280  # no more merges than the texts give reason for
+    assert len(train_tokenizer(["zebra"], 700)) == 258  # what was seen once is no pattern
     assert len(train_tokenizer([], 258)) == 258
 
 

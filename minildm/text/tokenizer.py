@@ -149,7 +149,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, length: int = LENGTH)
         tk.trainers.BpeTrainer(
             vocab_size=vocab_size - 2,
             min_frequency=2,
-            initial_alphabet=sorted(bytelevel.alphabet()),
+            initial_alphabet=bytelevel.alphabet(),
             show_progress=False,
         ),
     )
