@@ -12,7 +12,7 @@ from minildm import weights
 from minildm.data import VOCABULARY
 from minildm.data.scenes import bounding_box
 from minildm.optional import require
-from minildm.tensors import check_images
+from minildm.tensors import to_pictures
 
 SPECK = 12  # pixels of a 64×64 picture: less than that is no object
 
@@ -33,7 +33,7 @@ def inspect(images: Tensor | Sequence, model: nn.Module | None = None) -> list[l
     Raises ValueError for images of another shape or range.
     """
     model = _shipped() if model is None else model
-    classes = class_map(model, _tensor(images))
+    classes = class_map(model, to_pictures(images))
     return [objects(picture) for picture in classes]
 
 
@@ -52,7 +52,7 @@ def features(images: Tensor | Sequence, model: nn.Module | None = None) -> Tenso
     The mean and the standard deviation over the picture of its coarsest feature map.  images, model: as in `inspect`.
     """
     model = _shipped() if model is None else model
-    images = _tensor(images)
+    images = to_pictures(images)
     parameter = next(model.parameters())
     maps = [model.encode(part.to(parameter) * 2 - 1)[-1] for part in images.split(64)]
     maps = torch.cat(maps).flatten(2)  # (b, c, h w)
@@ -83,24 +83,6 @@ def objects(classes: np.ndarray) -> list[Found]:
     for one in found:
         largest[one.name] = max(largest[one.name], one.mask.sum())
     return sorted((one for one in found if one.mask.sum() * 10 > largest[one.name]), key=lambda one: one.box)
-
-
-def _tensor(images) -> Tensor:
-    if not isinstance(images, Tensor):
-        images = list(images)
-        if not images:
-            return torch.zeros(0, 3, 64, 64)
-        arrays = [np.asarray(image.convert("RGB"), np.float32) / 255 for image in images]
-        if len({array.shape for array in arrays}) > 1:
-            raise ValueError(f"expected pictures of one size, got {sorted({image.size for image in images})}")
-        images = torch.from_numpy(np.stack(arrays)).movedim(-1, 1)
-    check_images(images, 3)
-    if images.numel() and not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
-        low, high = images.aminmax()
-        raise ValueError(
-            f"expected pictures in [0, 1], got values from {low:.3g} to {high:.3g}; (x + 1) / 2 maps [-1, 1]"
-        )
-    return images
 
 
 @cache

@@ -9,7 +9,8 @@ in how it goes on to the next. They share their arguments:
     steps, spacing: how many timesteps, and how `spaced` lays them out.
     timesteps: descending integers, instead of steps and spacing. After the last comes the clean picture, t = -1.
     predicts: what the model predicts: "eps", "x_0" or "v".
-    generator: where the fresh noise comes from, if any; None is torch's global stream.
+    generator: where the fresh noise comes from, if any: one for all, or a list with one for each sample, which then
+        does not depend on the others; None is torch's global stream.
     clip: keep x0_hat within -clip to clip: 1 for pixels; None, for latents, leaves it alone.
 
 They raise ValueError for bad arguments when called, and for a prediction of another shape when they run.
@@ -263,5 +264,7 @@ def _log_ratio(a, s):
 
 
 def _noise(x, generator):
+    if isinstance(generator, list):
+        return torch.cat([_noise(one, own) for one, own in zip(x.split(1), generator, strict=True)])
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)

@@ -1,7 +1,9 @@
-"""Small tensor helpers: broadcasting, device choice, and shape checks whose errors say what to do."""
+"""Small tensor helpers: broadcasting, device choice, pictures as tensors, shape checks whose errors say what to do."""
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +47,28 @@ def check_images(x: Tensor, channels: int, multiple: int = 1) -> None:
             f"{multiple.bit_length() - 1} times; got {h}×{w}: pad or resize it to {fit[0]}×{fit[1]}, "
             "or build the network with fewer levels"
         )
+
+
+def to_pictures(images: Tensor | Sequence, channels: int = 3) -> Tensor:
+    """Pictures as a tensor (b, channels, h, w) in [0, 1], from such a tensor or from a list of PIL pictures.
+
+    Raises ValueError for another shape or range, and for pictures of different sizes.
+    """
+    if not isinstance(images, Tensor):
+        images = list(images)
+        if not images:
+            return torch.zeros(0, 3, 64, 64)
+        arrays = [np.asarray(image.convert("RGB"), np.float32) / 255 for image in images]
+        if len({array.shape for array in arrays}) > 1:
+            raise ValueError(f"expected pictures of one size, got {sorted({image.size for image in images})}")
+        images = torch.from_numpy(np.stack(arrays)).movedim(-1, 1)
+    check_images(images, channels)
+    if images.numel() and not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
+        low, high = images.aminmax()
+        raise ValueError(
+            f"expected pictures in [0, 1], got values from {low:.3g} to {high:.3g}; (x + 1) / 2 maps [-1, 1]"
+        )
+    return images
 
 
 def count_parameters(module: torch.nn.Module) -> int:

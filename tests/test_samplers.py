@@ -302,6 +302,15 @@ def test_randomness_is_the_callers(sampler):
     assert torch.equal(first, same) and not torch.allclose(first, other, atol=1e-2)
 
 
+def test_with_a_generator_each_samples_do_not_depend_on_their_batch():
+    model = Oracle(LINEAR, POINTS, blur=0.5, predicts="eps")
+    together = finish(samplers.ddpm(model, LINEAR, X_T, 4, generator=[seeded(s) for s in (5, 6, 7)]))
+    alone = [finish(samplers.ddpm(model, LINEAR, X_T[i : i + 1], 4, generator=seeded(5 + i))) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone))
+    with pytest.raises(ValueError, match="shorter"):
+        finish(samplers.ddpm(model, LINEAR, X_T, 4, generator=[seeded(5)]))
+
+
 def test_ddim_with_all_noise_fresh_is_ddpm():
     model = Oracle(LINEAR, POINTS, blur=0.5, predicts="eps")
     fresh = finish(samplers.ddim(model, LINEAR, X_T, 8, eta=1.0, generator=seeded(3)))

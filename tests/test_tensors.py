@@ -1,7 +1,8 @@
 import pytest
 import torch
+from PIL import Image
 
-from minildm.tensors import best_device, check_images, count_parameters, expand, seeded
+from minildm.tensors import best_device, check_images, count_parameters, expand, seeded, to_pictures
 
 
 def test_expand_gives_one_number_per_sample():
@@ -58,3 +59,15 @@ def test_count_parameters_leaves_out_frozen_ones():
 
 def test_best_device_can_hold_a_tensor():
     assert torch.ones(2, device=best_device()).sum().item() == 2
+
+
+def test_pictures_as_tensors():
+    drawn = [Image.new("RGB", (4, 2), "#ff0033"), Image.new("L", (4, 2), 102)]
+    found = to_pictures(drawn)
+    assert found.shape == (2, 3, 2, 4)
+    torch.testing.assert_close(found[:, :, 1, 3], torch.tensor([[1.0, 0, 0.2], [0.4, 0.4, 0.4]]))
+    assert to_pictures(found) is found
+    with pytest.raises(ValueError, match="from 0 to 2; "):
+        to_pictures(2 * found)
+    with pytest.raises(ValueError, match=r"one size, got \[\(2, 4\), \(4, 2\)\]"):
+        to_pictures([drawn[0], drawn[1].resize((2, 4))])
