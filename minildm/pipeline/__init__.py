@@ -1,0 +1,5 @@
+"""Latent diffusion, put together: words, labels or pictures in, pictures out."""
+
+from minildm.pipeline.diffusion import SAMPLERS, LatentDiffusion
+
+__all__ = ["LatentDiffusion", "SAMPLERS"]
