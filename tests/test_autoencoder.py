@@ -25,37 +25,14 @@ from minildm.autoencoder import (
     tiled_decode,
     tiled_encode,
 )
-from minildm.layers import Downsample, ResidualBlock, Upsample
+from minildm.layers import ResidualBlock
+from minildm.stable_diffusion import reference_name
 from minildm.tensors import count_parameters, seeded
 from minildm.training import train
 from minildm.unet import UNet
 
 SD = dict(in_channels=3, latent_channels=4, channels=(128, 256, 512, 512), blocks_per_level=2)
 SMALL = dict(in_channels=3, latent_channels=5, channels=(12, 24, 36), blocks_per_level=1, groups=6)
-
-
-def reference_name(model, name):
-    """What diffusers calls our parameter `name` in its AutoencoderKL of the same architecture."""
-    parts = name.split(".")
-    if parts[0] in ("quant", "post_quant"):
-        return f"{parts[0]}_conv.{parts[1]}"
-    here, part, inside = parts[0], parts[1], parts[2:]
-    plain = {"stem": "conv_in", "norm": "conv_norm_out", "head": "conv_out"}
-    if part in plain:
-        return ".".join([here, plain[part], *inside])
-    chain, index, inside = getattr(getattr(model, here), part), int(inside[0]), inside[1:]
-    if part == "middle":
-        attention = len(chain) == 3 and index == 1
-        here += ".mid_block." + ("attentions.0" if attention else f"resnets.{min(index, 1)}")
-    else:
-        ends = [i for i, layer in enumerate(chain) if isinstance(layer, Downsample | Upsample)]
-        level = sum(end < index for end in ends)
-        here += f".{part}_blocks.{level}."
-        here += f"{part}samplers.0" if index in ends else f"resnets.{index - [-1, *ends][level] - 1}"
-    inside = ".".join(inside).replace("shortcut.", "conv_shortcut.")
-    if "attentions" in here:
-        inside = inside.replace("norm.", "group_norm.").replace("attention.", "").replace("to_out.", "to_out.0.")
-    return f"{here}.{inside}"
 
 
 def reference(config, **more):

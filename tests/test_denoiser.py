@@ -20,55 +20,15 @@ from minildm.denoiser import (
     min_snr_weight,
     timestep_embedding,
 )
-from minildm.layers import Cond, Downsample, ResidualBlock, Upsample
+from minildm.layers import Cond, ResidualBlock
 from minildm.schedule import NoiseSchedule
+from minildm.stable_diffusion import reference_name
 from minildm.tensors import count_parameters
 from minildm.unet import UNet
 
 SD1 = dict(channels=(320, 640, 1280, 1280), blocks_per_level=2, attention=(0, 1, 2), heads=8, context_dim=768)
 SD2 = SD1 | dict(heads=(5, 10, 20, 20), context_dim=1024, projection="linear")
 SMALL = dict(channels=(12, 24, 36), blocks_per_level=2, attention=(1,), heads=2, groups=6)
-
-
-def reference_name(model, name):
-    """What diffusers calls our parameter `name` in its U-Net of the same architecture."""
-    parts = name.split(".")
-    plain = {"stem": "conv_in", "norm": "conv_norm_out", "head": "conv_out", "classes": "class_embedding"}
-    if parts[0] in plain:
-        return ".".join([plain[parts[0]], *parts[1:]])
-    if parts[0] == "time":
-        return f"time_embedding.linear_{1 + int(parts[1]) // 2}.{parts[2]}"
-
-    index = int(parts[1])
-    if parts[0] == "middle":
-        chain = model.middle
-        attention = len(chain) == 3 and index == 1
-        here = "mid_block." + ("attentions.0" if attention else f"resnets.{min(index, 1)}")
-        inside = parts[2:]
-    else:
-        way = getattr(model, parts[0])
-        ends = [i for i, layer in enumerate(way) if isinstance(layer, Downsample | Upsample)]
-        level = sum(end < index for end in ends)
-        number = index - ([-1, *ends][level] + 1)
-        here, inside = f"{parts[0]}_blocks.{level}", parts[2:]
-        if index in ends:
-            here += f".{parts[0]}samplers.0"
-        elif isinstance(way[index], ResidualBlock):
-            here += f".resnets.{number}"
-        else:
-            here += f".{('resnets', 'attentions')[int(parts[2])]}.{number}"
-            inside = parts[3:]
-    inside = ".".join(inside)
-    if ".resnets." in here:
-        return f"{here}.{inside.replace('shift.', 'time_emb_proj.').replace('shortcut.', 'conv_shortcut.')}"
-    if ".attentions." in here:
-        inside = inside.replace("project_", "proj_").replace("blocks.", "transformer_blocks.", 1)
-        inside = inside.replace("self_attention", "attn1").replace("cross_attention", "attn2")
-        inside = inside.replace("feed_forward.widen", "ff.net.0.proj").replace("feed_forward.narrow", "ff.net.2")
-        inside = inside.replace("to_out.", "to_out.0.")
-        if model.context_dim is None:  # the attention block of UNet2DModel is one layer with a normalisation
-            inside = inside.replace("norm.", "group_norm.").replace("attention.", "")
-    return f"{here}.{inside}"
 
 
 def copy_weights(ours, theirs):

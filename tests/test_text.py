@@ -23,6 +23,7 @@ from minildm import weights
 from minildm.attention import attention_maps
 from minildm.data.prompts import prompts
 from minildm.denoiser import Denoiser
+from minildm.stable_diffusion import reference_name
 from minildm.tensors import count_parameters, seeded
 from minildm.text import CLIP, ImageEncoder, TextEncoder, Tokenizer, contrastive_loss, train_tokenizer
 
@@ -309,14 +310,6 @@ def test_without_the_package(monkeypatch, tmp_path):
 SMALL = dict(vocab_size=97, dim=24, depth=2, heads=3, length=13, hidden_dim=40)
 
 
-def reference_name(name):
-    """What transformers calls our parameter `name` in its CLIPTextModel."""
-    name = re.sub(r"^(token|position)s\.", r"embeddings.\1_embedding.", name)
-    name = re.sub(r"^norm\.", "final_layer_norm.", name).replace("blocks.", "encoder.layers.")
-    name = name.replace(".norm", ".layer_norm").replace("widen", "mlp.fc1").replace("narrow", "mlp.fc2")
-    return re.sub(r"attention\.to_(\w+)", lambda m: f"self_attn.{m[1]}_proj", name)
-
-
 def reference(**config):
     """transformers' text tower of our configuration."""
     return CLIPTextModel(
@@ -352,7 +345,7 @@ def at_random(module, seed=0):
 
 def copy_weights(ours, theirs):
     prefix = "text_model." if any(name.startswith("text_model.") for name in theirs.state_dict()) else ""
-    found = {prefix + reference_name(name): tensor for name, tensor in ours.state_dict().items()}
+    found = {prefix + reference_name(ours, name): tensor for name, tensor in ours.state_dict().items()}
     return theirs.load_state_dict(found)  # strict
 
 
@@ -376,7 +369,7 @@ def test_full_size_is_stable_diffusions(config, expected):
     with torch.device("meta"):  # shapes only
         ours, theirs = TextEncoder(**config), reference(**config)
     assert count_parameters(ours) == expected
-    assert {reference_name(name): tuple(t.shape) for name, t in ours.state_dict().items()} == shapes(theirs)
+    assert {reference_name(ours, name): tuple(t.shape) for name, t in ours.state_dict().items()} == shapes(theirs)
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
@@ -405,7 +398,7 @@ def test_the_last_but_one_is_one_block_less():
     copy.load_state_dict({name: tensor for name, tensor in theirs.state_dict().items() if "layers.2." not in name})
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
-            parameter.copy_(copy.get_parameter(reference_name(name)))
+            parameter.copy_(copy.get_parameter(reference_name(ours, name)))
         ids, _ = draw_ids(3, 8)
         *_, last_but_one, _ = theirs(ids, output_hidden_states=True).hidden_states
         assert (ours(ids) - theirs.final_layer_norm(last_but_one)).abs().max() <= 1e-5

@@ -1,0 +1,297 @@
+"""The configuration files of diffusers and transformers as our own, and back; each key is understood or refused."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from minildm.autoencoder import AutoencoderKL
+from minildm.denoiser import Denoiser
+from minildm.schedule import NoiseSchedule
+from minildm.text import TextEncoder
+
+# What our networks are: any other value asks for another architecture.
+_UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "center_input_sample": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "downsample_padding": 1,
+    "mid_block_scale_factor": 1,
+    "dropout": 0.0,
+    "act_fn": "silu",
+    "transformer_layers_per_block": 1,
+    "resnet_time_scale_shift": "default",
+    "resnet_out_scale_factor": 1.0,
+    "time_embedding_type": "positional",
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "attention_type": "default",
+}
+_UNET_DEFAULTS = {  # of diffusers, where a file leaves a key out
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    "attention_head_dim": 8,
+    "num_attention_heads": None,
+    "cross_attention_dim": 1280,
+    "use_linear_projection": False,
+    "norm_num_groups": 32,
+    "norm_eps": 1e-5,
+    "num_class_embeds": None,
+}
+_UNET_SILENT = {"sample_size", "upcast_attention", "addition_embed_type_num_heads"}  # do not change the network
+_VAE = {"_class_name": "AutoencoderKL", "act_fn": "silu", "use_quant_conv": True, "use_post_quant_conv": True}
+_VAE_DEFAULTS = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": [64],
+    "layers_per_block": 1,
+    "down_block_types": ["DownEncoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D"],
+    "norm_num_groups": 32,
+    "scaling_factor": 0.18215,
+    "mid_block_add_attention": True,
+}
+_VAE_SILENT = {"sample_size", "force_upcast"}
+_TEXT_DEFAULTS = {
+    "vocab_size": 49408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "eos_token_id": 49407,
+}
+_PREDICTS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
+_SPACING = {  # where a scheduler's file does not say
+    "DPMSolverMultistepScheduler": "linspace",
+    "EulerDiscreteScheduler": "linspace",
+    "EulerAncestralDiscreteScheduler": "linspace",
+    "HeunDiscreteScheduler": "linspace",
+    "LMSDiscreteScheduler": "linspace",
+}
+
+
+def refuse(file: Path, key: str, value, expected: str):
+    """Raise the error for a key that asks for what is not supported."""
+    raise ValueError(f"{file}: {key} is {value!r}, which minildm does not support: expected {expected}")
+
+
+def unet(config: dict, file: Path) -> Denoiser:
+    """The U-Net of a unet/config.json."""
+    c = _understood(config, file, _UNET, _UNET_DEFAULTS, _UNET_SILENT)
+    levels = len(c["block_out_channels"])
+    kinds = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
+    for key in ("down_block_types", "up_block_types"):
+        if len(c[key]) != levels or not set(c[key]) <= set(kinds):
+            refuse(file, key, c[key], f"{levels} of {', '.join(kinds)}")
+    attention = [kinds[kind] for kind in c["down_block_types"]]
+    if attention != [kinds[kind] for kind in reversed(c["up_block_types"])]:
+        refuse(file, "up_block_types", c["up_block_types"], "attention where down_block_types have it")
+    heads = c["num_attention_heads"] or c["attention_head_dim"]  # the older name, which never meant a width here
+    for key, kind in (("layers_per_block", int), ("cross_attention_dim", int)):
+        if not isinstance(c[key], kind):
+            refuse(file, key, c[key], "one number for all levels")
+    classes = c["num_class_embeds"]
+    return Denoiser(
+        c["in_channels"],
+        c["out_channels"],
+        c["block_out_channels"],
+        c["layers_per_block"],
+        attention,
+        heads,
+        c["cross_attention_dim"],
+        None if classes is None else classes - 1,  # the last of theirs is our null_class
+        projection="linear" if c["use_linear_projection"] else "conv",
+        groups=c["norm_num_groups"],
+        eps=c["norm_eps"],
+    )
+
+
+def vae(config: dict, file: Path) -> AutoencoderKL:
+    """The autoencoder of a vae/config.json."""
+    c = _understood(config, file, _VAE, _VAE_DEFAULTS, _VAE_SILENT)
+    levels = len(c["block_out_channels"])
+    for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+        if list(c[key]) != [kind] * levels:
+            refuse(file, key, c[key], f"{kind} {levels} times")
+    if c["out_channels"] != c["in_channels"]:
+        refuse(file, "out_channels", c["out_channels"], "as many as in_channels")
+    return AutoencoderKL(
+        c["in_channels"],
+        c["latent_channels"],
+        c["block_out_channels"],
+        c["layers_per_block"],
+        middle_attention=c["mid_block_add_attention"],
+        groups=c["norm_num_groups"],
+        scale_factor=c["scaling_factor"],
+    )
+
+
+def text_encoder(config: dict, file: Path) -> TextEncoder:
+    """The text tower of a text_encoder/config.json."""
+    kind, c = config.get("model_type", "clip_text_model"), _TEXT_DEFAULTS | config
+    if kind != "clip_text_model":
+        refuse(file, "model_type", kind, "'clip_text_model'")
+    if c.get("use_attention_mask"):
+        refuse(file, "use_attention_mask", True, "false, as in Stable Diffusion")
+    if c["hidden_act"] not in ("quick_gelu", "gelu"):
+        refuse(file, "hidden_act", c["hidden_act"], "'quick_gelu' or 'gelu'")
+    end = c["eos_token_id"]
+    return TextEncoder(
+        c["vocab_size"],
+        c["hidden_size"],
+        c["num_hidden_layers"],
+        c["num_attention_heads"],
+        c["max_position_embeddings"],
+        activation=c["hidden_act"],
+        hidden_dim=c["intermediate_size"],
+        end=None if end == 2 else end,  # 2 is a mistake in old files, where the last token was meant
+        eps=c["layer_norm_eps"],
+    )
+
+
+def schedule(config: dict, file: Path) -> tuple[NoiseSchedule, dict]:
+    """The noise schedule of a scheduler_config.json, and what it says on prediction and spacing.
+
+    Which sampler it names does not matter here: a call chooses it.
+    """
+    if config.get("thresholding"):
+        refuse(file, "thresholding", True, "false")
+    n, kind = config.get("num_train_timesteps", 1000), config.get("beta_schedule", "linear")
+    ends = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    if config.get("trained_betas") is not None:
+        found = NoiseSchedule(config["trained_betas"])
+    elif kind == "squaredcos_cap_v2":
+        found = NoiseSchedule.cosine(n)
+    elif kind in ("linear", "scaled_linear"):
+        found = getattr(NoiseSchedule, kind)(n, *ends)
+    else:
+        refuse(file, "beta_schedule", kind, "'linear', 'scaled_linear' or 'squaredcos_cap_v2'")
+    if config.get("rescale_betas_zero_snr"):
+        found = found.zero_terminal_snr()
+    said = config.get("prediction_type", "epsilon")
+    if said not in _PREDICTS:
+        refuse(file, "prediction_type", said, ", ".join(map(repr, _PREDICTS)))
+    spacing = config.get("timestep_spacing") or _SPACING.get(config.get("_class_name"), "leading")
+    return found, dict(predicts=_PREDICTS[said], spacing=spacing, offset=config.get("steps_offset", 0))
+
+
+def of_unet(model: Denoiser, size: list[int]) -> dict:
+    """unet/config.json for our U-Net, whose latents are of this size; ValueError where diffusers has none like it."""
+    c = model.config
+    if c["context_dim"] is None or not c["middle_attention"] or not c["skip"]:
+        raise ValueError(
+            "diffusers has no such U-Net: expected one with a context, skips and middle attention, got "
+            f"context_dim={c['context_dim']}, skip={c['skip']}, middle_attention={c['middle_attention']}"
+        )
+    return _UNET | {
+        "sample_size": size[0] if size[0] == size[1] else size,  # some pipelines of diffusers insist on one number
+        "in_channels": c["in_channels"],
+        "out_channels": c["out_channels"],
+        "block_out_channels": c["channels"],
+        "layers_per_block": c["blocks_per_level"],
+        "down_block_types": ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in c["attention"]],
+        "up_block_types": ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(c["attention"])],
+        "attention_head_dim": c["heads"],
+        "cross_attention_dim": c["context_dim"],
+        "use_linear_projection": c["projection"] == "linear",
+        "norm_num_groups": _groups(model),
+        "norm_eps": c["eps"],
+        "num_class_embeds": None if c["num_classes"] is None else c["num_classes"] + 1,
+    }
+
+
+def of_vae(model: AutoencoderKL, size: list[int]) -> dict:
+    """vae/config.json for our autoencoder; ValueError where diffusers has none like it."""
+    c = model.config
+    if c["patch"] != 1 or len(set(c["blocks_per_level"])) != 1 or c["eps"] != 1e-6:
+        raise ValueError(
+            "diffusers has no such autoencoder: expected patch=1, as many blocks at each level and eps=1e-6, got "
+            f"patch={c['patch']}, blocks_per_level={c['blocks_per_level']}, eps={c['eps']}"
+        )
+    levels = len(c["channels"])
+    return _VAE | {
+        "sample_size": max(size),
+        "in_channels": c["in_channels"],
+        "out_channels": c["in_channels"],
+        "latent_channels": c["latent_channels"],
+        "block_out_channels": c["channels"],
+        "layers_per_block": c["blocks_per_level"][0],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "mid_block_add_attention": c["middle_attention"],
+        "norm_num_groups": _groups(model),
+        "scaling_factor": c["scale_factor"],
+    }
+
+
+def of_text_encoder(model: TextEncoder, tokenizer) -> dict:
+    """text_encoder/config.json for our text tower."""
+    c = model.config
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": c["vocab_size"],
+        "hidden_size": c["dim"],
+        "intermediate_size": c["hidden_dim"],
+        "num_hidden_layers": c["depth"],
+        "num_attention_heads": c["heads"],
+        "max_position_embeddings": c["length"],
+        "hidden_act": c["activation"],
+        "layer_norm_eps": c["eps"],
+        "bos_token_id": tokenizer.start,
+        "eos_token_id": c["end"],
+        "pad_token_id": tokenizer.pad,
+    }
+
+
+def of_schedule(schedule: NoiseSchedule, predicts: str, spacing: str, offset: int) -> dict:
+    """scheduler_config.json of the DDIM that goes all the way to the clean picture, as ours does."""
+    betas, n = schedule.betas, len(schedule)
+    ends = betas[0].item(), betas[-1].item()
+    of_kind = {kind: getattr(NoiseSchedule, kind)(n, *ends).betas for kind in ("scaled_linear", "linear")}
+    kinds = [kind for kind, same in of_kind.items() if same.allclose(betas, rtol=1e-9)]
+    return {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": n,
+        "beta_start": ends[0],
+        "beta_end": ends[1],
+        "beta_schedule": kinds[0] if kinds else "linear",
+        "trained_betas": None if kinds else betas.tolist(),
+        "prediction_type": next(theirs for theirs, ours in _PREDICTS.items() if ours == predicts),
+        "timestep_spacing": spacing,
+        "steps_offset": offset if spacing == "leading" else 1,  # without a meaning there, but diffusers insists on 1
+        "clip_sample": False,
+        "set_alpha_to_one": True,
+    }
+
+
+def _understood(config: Mapping, file: Path, fixed: dict, defaults: dict, silent: set) -> dict:
+    """A configuration with its defaults, once every key that could mean another network is known to be harmless."""
+    known = fixed.keys() | defaults.keys() | silent
+    for key, value in config.items():
+        if key in fixed and value != fixed[key]:
+            refuse(file, key, value, repr(fixed[key]))
+        if key not in known and not key.startswith("_") and value not in (None, False):
+            refuse(file, key, value, "null or false")
+    return defaults | {key: value for key, value in config.items() if key in defaults}
+
+
+def _groups(model: nn.Module) -> int:
+    """How many groups its normalisations have; diffusers knows one number for all."""
+    found = {module.num_groups for module in model.modules() if isinstance(module, nn.GroupNorm)}
+    if len(found) != 1:
+        raise ValueError(
+            f"diffusers has no {type(model).__name__} whose normalisations have {sorted(found)} groups: "
+            "build it with one number of groups, groups=..."
+        )
+    return found.pop()

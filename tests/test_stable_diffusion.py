@@ -1,0 +1,494 @@
+"""Stable Diffusion in small, at random: what diffusers saves we load and the reverse, and both draw alike."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import diffusers
+import pytest
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_text import END, TEXTS, clip_files, write_clip  # noqa: F401 (a fixture)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from minildm.autoencoder import AutoencoderKL
+from minildm.denoiser import Denoiser
+from minildm.pipeline import LatentDiffusion
+from minildm.schedule import NoiseSchedule
+from minildm.stable_diffusion import _configs as configs
+from minildm.stable_diffusion import load, save
+from minildm.tensors import count_parameters, seeded
+from minildm.text import TextEncoder, train_tokenizer
+
+pytestmark = [  # numpy 2 and newer versions of other packages, inside of diffusers and transformers
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+# Pairwise different sizes everywhere; latents are a quarter of the picture's size.
+UNET = dict(block_out_channels=(16, 24, 40), layers_per_block=2, norm_num_groups=8, sample_size=8, out_channels=4)
+UNET |= dict(
+    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+)
+KINDS = {
+    "SD 1": dict(
+        unet=dict(in_channels=4, attention_head_dim=4),
+        text=dict(hidden_act="quick_gelu", num_hidden_layers=2),
+        predicts="epsilon",
+        pad=END,
+    ),
+    "SD 2": dict(
+        unet=dict(in_channels=4, attention_head_dim=(2, 3, 5), use_linear_projection=True),
+        text=dict(hidden_act="gelu", num_hidden_layers=3),
+        predicts="v_prediction",
+        pad="!",
+    ),
+    "inpainting": dict(
+        unet=dict(in_channels=9, attention_head_dim=4),
+        text=dict(hidden_act="quick_gelu", num_hidden_layers=1),
+        predicts="epsilon",
+        pad=END,
+    ),
+}
+BETAS = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+
+
+def random(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def randomized(module, seed=0):
+    """All parameters at random: those that start at 0 or 1 would hide a mistake."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            scale = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.3
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return module.eval()
+
+
+def sibling(pipe, kind):
+    """Another pipeline of diffusers with the same parts."""
+    other = kind(**pipe.components, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def both(request, clip_files, tmp_path_factory):  # noqa: F811
+    """diffusers' pipeline of one kind, the folder it saved, and ours, loaded from that."""
+    kind, folder = KINDS[request.param], tmp_path_factory.mktemp("sd")
+    end = 49407
+    with seeded(0):
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                hidden_size=24, intermediate_size=36, num_attention_heads=3, eos_token_id=end, **kind["text"]
+            )
+        )
+        unet = diffusers.UNet2DConditionModel(**UNET, **kind["unet"], cross_attention_dim=24)
+        vae = diffusers.AutoencoderKL(
+            latent_channels=4,
+            block_out_channels=(12, 16, 20),
+            layers_per_block=2,
+            norm_num_groups=4,
+            down_block_types=["DownEncoderBlock2D"] * 3,
+            up_block_types=["UpDecoderBlock2D"] * 3,
+            scaling_factor=0.3,
+        )
+    for seed, module in enumerate((unet, vae, text)):
+        randomized(module, seed)
+    with torch.no_grad():  # latents that are all but certain, for diffusers draws where we take the mean
+        vae.quant_conv.weight[4:] = 0
+        vae.quant_conv.bias[4:] = -40
+    parts = dict(unet=unet, vae=vae, text_encoder=text, safety_checker=None, feature_extractor=None)
+    parts["tokenizer"] = CLIPTokenizer.from_pretrained(write_clip(folder / "clip", clip_files, kind["pad"]))
+    parts["scheduler"] = diffusers.DDIMScheduler(
+        **BETAS, prediction_type=kind["predicts"], clip_sample=False, set_alpha_to_one=True, steps_offset=1
+    )
+    pipeline = StableDiffusionInpaintPipeline if request.param == "inpainting" else StableDiffusionPipeline
+    theirs = pipeline(**parts, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.save_pretrained(folder / "pipe")
+    return SimpleNamespace(kind=request.param, theirs=theirs, ours=load(folder / "pipe"), folder=folder / "pipe")
+
+
+@pytest.fixture(scope="module")
+def one():
+    """A pipeline of ours, small, with a vocabulary, a schedule and classes of its own."""
+    with seeded(0):
+        tokenizer = train_tokenizer(["a cat", "a dog"], 260, length=13)
+        text = TextEncoder(len(tokenizer), 12, depth=1, heads=2, length=13, hidden_dim=20)
+        vae = AutoencoderKL(3, 4, channels=(8, 12), groups=4, scale_factor=0.5)
+        unet = Denoiser(4, 4, (8, 16), attention=(1,), heads=2, context_dim=12, groups=8, num_classes=3)
+    for module in (unet, vae, text):
+        randomized(module)
+    settings = dict(predicts="v", size=(8, 12), sees_padding=True)
+    return LatentDiffusion(unet, vae, NoiseSchedule.cosine(60), text, tokenizer, **settings)
+
+
+def assert_equal(ours, theirs, tolerance=1e-5):
+    assert ours.shape == theirs.shape and ours.std() > 0.01
+    assert (ours - theirs).abs().max() <= tolerance
+
+
+def test_what_it_says_of_itself(both):
+    pipe = both.ours
+    assert (pipe.scale_factor, pipe.size, pipe.multiple, pipe.guidance) == (0.3, (32, 32), 16, 7.5)
+    assert pipe.predicts == ("v" if both.kind == "SD 2" else "eps")
+    assert (pipe.spacing, pipe.offset, pipe.inpaints) == ("leading", 1, both.kind == "inpainting")
+    torch.testing.assert_close(pipe.schedule.betas, NoiseSchedule.scaled_linear().betas)
+    for ours, theirs in [(pipe.unet, both.theirs.unet), (pipe.vae, both.theirs.vae)]:
+        assert count_parameters(ours) == count_parameters(theirs) and not ours.training
+    assert not any(parameter.is_meta for parameter in pipe.text_encoder.parameters())
+
+
+def test_the_networks_are_the_references(both):
+    ours, theirs = both.ours, both.theirs
+    x_t, t, context = random(2, ours.unet.in_channels, 8, 12), torch.tensor([3, 981]), random(2, 77, 24, seed=2)
+    with torch.no_grad():
+        assert_equal(ours.unet(x_t, t, context), theirs.unet(x_t, t, context).sample)
+        x, z = random(2, 3, 32, 48), random(2, 4, 8, 12)
+        assert_equal(ours.vae.encode(x).mean, theirs.vae.encode(x).latent_dist.mean)
+        assert_equal(ours.vae.decode(z), theirs.vae.decode(z).sample)
+        ids, mask = ours.tokenizer([text for text in TEXTS if "masterpiece" not in text])
+        assert_equal(ours.text_encoder(ids, mask), theirs.text_encoder(ids).last_hidden_state)
+
+
+def test_the_ids_are_the_references(both):
+    for text in TEXTS:
+        expected = both.theirs.tokenizer(text, padding="max_length", max_length=77, truncation=True)["input_ids"]
+        assert both.ours.tokenizer(text)[0][0].tolist() == expected
+
+
+PROMPTS, NEGATIVE = ["a cat left of a red heart", "一只猫"], ["", "🐱 blurry"]
+HOW = dict(num_inference_steps=4, guidance_scale=5.0, output_type="pt", negative_prompt=NEGATIVE)
+OURS = dict(steps=4, guidance=5.0, output="tensor", negative_prompt=NEGATIVE)
+
+
+@pytest.mark.parametrize("both", ["SD 1", "SD 2"], indirect=True)
+def test_text_to_image_is_the_references(both):
+    x_T, size = random(2, 4, 8, 12, seed=3), dict(height=32, width=48)
+    assert_equal(both.ours(PROMPTS, x_T=x_T, **OURS), both.theirs(PROMPTS, latents=x_T, **size, **HOW).images, 1e-3)
+    ours = both.ours(PROMPTS, x_T=x_T, **OURS | dict(guidance=1, steps=3))
+    how = size | HOW | dict(guidance_scale=1.0, num_inference_steps=3)
+    assert_equal(ours, both.theirs(PROMPTS, latents=x_T, **how).images, 1e-3)
+
+
+@pytest.mark.parametrize("both", ["SD 1", "SD 2"], indirect=True)
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_image_to_image_is_the_references(both, strength):
+    image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(5))
+    theirs = sibling(both.theirs, StableDiffusionImg2ImgPipeline)
+    how = HOW | dict(negative_prompt="", generator=torch.Generator().manual_seed(6))
+    found = theirs(PROMPTS[0], image, strength, **how).images
+    how = OURS | dict(negative_prompt="", x_T=second_draw(6))
+    assert_equal(both.ours(PROMPTS[0], image=image, strength=strength, **how), found, 1e-3)
+
+
+def second_draw(seed):
+    """The noise of diffusers, which first draws from the latent of the picture."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(1, 4, 8, 12, generator=generator) for _ in range(2)][1]
+
+
+MASK = torch.zeros(1, 1, 32, 48)
+MASK[..., 7:22, 9:40] = 1
+
+
+@pytest.mark.parametrize("both", ["SD 1", "SD 2"], indirect=True)
+def test_inpainting_with_any_u_net_is_the_references(both):
+    image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(5))
+    theirs = sibling(both.theirs, StableDiffusionInpaintPipeline)
+    how = HOW | dict(negative_prompt="", strength=0.75, height=32, width=48, generator=torch.Generator().manual_seed(6))
+    found = theirs(PROMPTS[0], image * 2 - 1, MASK, **how).images
+    how = OURS | dict(negative_prompt="", strength=0.75, x_T=second_draw(6))
+    ours = both.ours(PROMPTS[0], image=image, mask=MASK, **how)
+    assert_equal(ours, found, 1e-3)
+    assert (ours - both.ours(PROMPTS[0], image=image, **how)).abs().max() > 0.01  # the mask mattered
+
+
+@pytest.mark.parametrize("both", ["inpainting"], indirect=True)
+def test_inpainting_with_its_own_u_net_is_the_references(both):
+    image = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(5))
+    x_T = random(2, 4, 8, 12, seed=3)
+    mask = torch.cat([MASK, MASK.flip(2)])
+    found = both.theirs(PROMPTS, image * 2 - 1, mask, latents=x_T, strength=1.0, height=32, width=48, **HOW).images
+    assert_equal(both.ours(PROMPTS, image=image, mask=mask, x_T=x_T, **OURS), found, 1e-3)
+    drawn = Image.fromarray(MASK[0, 0].mul(255).byte().numpy())
+    how = OURS | dict(negative_prompt="", image=image[:1], x_T=x_T[:1])
+    assert_equal(both.ours(PROMPTS[0], mask=drawn, **how), both.ours(PROMPTS[0], mask=MASK, **how))
+
+
+@pytest.mark.parametrize("both", ["SD 2", "inpainting"], indirect=True)
+def test_what_we_save_diffusers_opens(both, tmp_path):
+    folder = save(both.ours, tmp_path / "ours")
+    assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+    theirs = diffusers.DiffusionPipeline.from_pretrained(folder)
+    assert type(theirs) is type(both.theirs)
+    for name in ("unet", "vae", "text_encoder"):
+        expected = getattr(both.theirs, name).state_dict()
+        found = getattr(theirs, name).state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in found)
+    assert theirs.scheduler.config.prediction_type == both.theirs.scheduler.config.prediction_type
+    again = load(folder)
+    x_T = random(1, 4, 8, 12, seed=3)
+    image = torch.full((1, 3, 32, 48), 0.3)
+    more = dict(image=image, mask=MASK) if both.ours.inpaints else {}
+    pictures = [pipe("a cat", x_T=x_T, steps=2, output="tensor", **more) for pipe in (again, both.ours)]
+    assert torch.equal(*pictures)
+
+
+def test_what_the_learner_trains_diffusers_opens(one, tmp_path):
+    """A vocabulary, a schedule and classes of its own."""
+    theirs = diffusers.DiffusionPipeline.from_pretrained(save(one, tmp_path / "one"))
+    theirs.set_progress_bar_config(disable=True)
+    ids = theirs.tokenizer("a cat 猫", padding="max_length", max_length=13, truncation=True)["input_ids"]
+    assert ids == one.tokenizer("a cat 猫")[0][0].tolist()
+    x_t, t, y = random(2, 4, 4, 6), torch.tensor([3, 50]), torch.tensor([3, 0])
+    with torch.no_grad():
+        context = one.text_encoder(torch.tensor([ids, ids]))
+        assert_equal(theirs.text_encoder(torch.tensor([ids, ids])).last_hidden_state, context)
+        assert_equal(theirs.unet(x_t, t, context, class_labels=y).sample, one.unet(x_t, t, context, y=y))
+    torch.testing.assert_close(theirs.scheduler.betas.double(), one.schedule.betas, rtol=1e-6, atol=0)
+    again = load(tmp_path / "one")
+    assert torch.equal(again.schedule.betas, one.schedule.betas)
+    how = dict(steps=3, seed=0, y=1, guidance=2, output="tensor")
+    assert (again.spacing, again.unet.null_class) == ("trailing", 3)
+    assert torch.equal(again("a cat", **how), one("a cat", **how))
+
+
+@pytest.mark.parametrize(
+    ("build", "config", "expected"),
+    [
+        (configs.unet, dict(cross_attention_dim=768), 859_520_964),
+        (configs.unet, dict(cross_attention_dim=768, in_channels=9), 859_535_364),
+        (
+            configs.unet,
+            dict(cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True),
+            865_910_724,
+        ),
+        (
+            configs.vae,
+            dict(
+                block_out_channels=[128, 256, 512, 512],
+                layers_per_block=2,
+                down_block_types=["DownEncoderBlock2D"] * 4,
+                up_block_types=["UpDecoderBlock2D"] * 4,
+            ),
+            83_653_863,
+        ),
+        (
+            configs.text_encoder,
+            dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, eos_token_id=2),
+            123_060_480,
+        ),
+    ],
+)
+def test_the_files_of_the_full_size(build, config, expected):
+    """What the folders on the Hub say, and leave out."""
+    with torch.device("meta"):
+        model = build(config, Path("config.json"))
+    assert count_parameters(model) == expected
+    if build is configs.text_encoder:
+        assert model.end == 49407
+
+
+def test_each_tensor_is_read_straight_to_its_place(one, tmp_path, monkeypatch):
+    """No second copy: the parameters are the very tensors that were read."""
+    read = set()
+
+    class Spy:
+        def __init__(self, *args, **options):
+            self.file = safe_open(*args, **options)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def keys(self):
+            return self.file.keys()
+
+        def get_tensor(self, name):
+            tensor = self.file.get_tensor(name)
+            read.add(tensor.data_ptr())
+            return tensor
+
+    folder = save(one, tmp_path / "one")
+    monkeypatch.setattr("minildm.stable_diffusion.folders.safe_open", Spy)
+    pipe = load(folder)
+    assert read == {p.data_ptr() for m in (pipe.unet, pipe.vae, pipe.text_encoder) for p in m.parameters()}
+
+
+def test_older_and_larger_files(one, tmp_path):
+    """Shards, the names of older autoencoders, position_ids, a prefix or none, half precision."""
+    folder = save(one, tmp_path / "one")
+    tensors = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    names = sorted(tensors)
+    where = {name: f"diffusion_pytorch_model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
+    for file in set(where.values()):
+        save_file({name: tensors[name] for name in names if where[name] == file}, folder / "unet" / file)
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    vae = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = load_file(vae)
+    for new, name in old.items():
+        tensors = {key.replace(f".{new}.", f".{name}."): tensor for key, tensor in tensors.items()}
+    assert sum("proj_attn" in key for key in tensors) == 4
+    save_file(tensors, folder / "vae" / "diffusion_pytorch_model.fp16.safetensors")
+    vae.unlink()
+    text = folder / "text_encoder" / "model.safetensors"
+    tensors = load_file(text) | {"text_model.embeddings.position_ids": torch.arange(13)[None]}
+    save_file({key.removeprefix("text_model."): tensor for key, tensor in tensors.items()}, text)
+    again = load(folder)
+    for name in ("unet", "vae", "text_encoder"):
+        before, after = (getattr(pipe, name).state_dict() for pipe in (one, again))
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    half = load(folder, dtype=torch.bfloat16)
+    assert {p.dtype for m in (half.unet, half.vae, half.text_encoder) for p in m.parameters()} == {torch.bfloat16}
+    drawn, exact = (pipe("a cat", steps=2, seed=0, output="tensor") for pipe in (half, one))
+    assert drawn.dtype == torch.float32 and (drawn - exact).abs().mean() < 0.1
+    index.write_text("{}")
+    with pytest.raises(ValueError, match="index.json is damaged"):
+        load(folder)
+    index.write_text(json.dumps({"weight_map": {"a": "none.safetensors"}}))
+    with pytest.raises(FileNotFoundError, match="none.safetensors is missing"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "message"),
+    [
+        ("unet/config.json", "addition_embed_type", "text_time", "null or false"),  # SDXL
+        ("unet/config.json", "transformer_layers_per_block", [1, 2], "expected 1"),
+        ("unet/config.json", "down_block_types", ["DownBlock2D", "AttnDownBlock2D"], "2 of CrossAttnDownBlock2D"),
+        ("unet/config.json", "up_block_types", ["UpBlock2D", "UpBlock2D"], "where down_block_types have it"),
+        ("unet/config.json", "cross_attention_dim", [12, 12], "one number"),
+        ("vae/config.json", "shift_factor", 0.1, "null or false"),
+        ("vae/config.json", "down_block_types", ["DownBlock2D"] * 2, "DownEncoderBlock2D 2 times"),
+        ("text_encoder/config.json", "model_type", "t5", "'clip_text_model'"),
+        ("text_encoder/config.json", "hidden_act", "relu", "'quick_gelu' or 'gelu'"),
+        ("text_encoder/config.json", "use_attention_mask", True, "false"),
+        ("scheduler/scheduler_config.json", "prediction_type", "flow", "'epsilon', 'sample', 'v_prediction'"),
+        ("scheduler/scheduler_config.json", "thresholding", True, "false"),
+        ("model_index.json", "text_encoder_2", ["transformers", "CLIPTextModelWithProjection"], "no other part"),
+    ],
+)
+def test_what_is_not_supported_is_named(one, tmp_path, file, key, value, message):
+    folder = save(one, tmp_path / "one")
+    change(folder / file, **{key: value})
+    with pytest.raises(ValueError, match=f"{file}: {key} is .* does not support: .*{message}"):
+        load(folder)
+
+
+def change(path, **changed):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+def test_other_schedules(one, tmp_path):
+    folder = save(one, tmp_path / "one")
+    file = folder / "scheduler" / "scheduler_config.json"
+    base = dict(_class_name="PNDMScheduler", num_train_timesteps=30)
+    for config, expected in [
+        (dict(beta_schedule="linear", beta_end=0.03), NoiseSchedule.linear(30, 1e-4, 0.03)),
+        (dict(beta_schedule="squaredcos_cap_v2"), NoiseSchedule.cosine(30)),
+        (BETAS | dict(rescale_betas_zero_snr=True), NoiseSchedule.scaled_linear(30).zero_terminal_snr()),
+    ]:
+        file.write_text(json.dumps(base | config))
+        pipe = load(folder)
+        assert torch.equal(pipe.schedule.betas, expected.betas)
+        assert (pipe.predicts, pipe.spacing, pipe.offset) == ("eps", "leading", 0)
+    file.write_text(json.dumps({"_class_name": "EulerDiscreteScheduler"}))
+    assert load(folder).spacing == "linspace"
+    file.write_text(json.dumps({"beta_schedule": "sigmoid"}))
+    with pytest.raises(ValueError, match="beta_schedule is 'sigmoid'"):
+        load(folder)
+    for schedule in (NoiseSchedule.linear(), NoiseSchedule.scaled_linear(), NoiseSchedule.cosine().zero_terminal_snr()):
+        one_more = LatentDiffusion(**vars_of(one) | dict(schedule=schedule, spacing="leading", offset=1))
+        saved = save(one_more, tmp_path / f"{schedule.betas[-1]:.5f}")
+        assert load(saved).schedule.betas.allclose(schedule.betas, rtol=1e-12) and load(saved).offset == 1
+
+
+def vars_of(pipe):
+    names = ("unet", "vae", "text_encoder", "tokenizer", "size", "sees_padding", "predicts")
+    return {name: getattr(pipe, name) for name in names}
+
+
+def test_damaged_weights(one, tmp_path):
+    folder = save(one, tmp_path / "one")
+    unet = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(unet)
+    name = sorted(tensors)[0]
+    for damaged, message in [
+        ({key: tensor for key, tensor in tensors.items() if key != name}, f"unet lacks tensors: {name}"),
+        (tensors | {"add_embedding.weight": torch.zeros(1)}, "model.safetensors: the tensor add_embedding.weight"),
+        (tensors | {name: torch.zeros(2, 3)}, rf"expected {name} of shape .*, got \(2, 3\)"),
+    ]:
+        save_file(damaged, unet)
+        with pytest.raises(ValueError, match=message):
+            load(folder)
+    unet.write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match="model.safetensors is damaged"):
+        load(folder)
+    unet.unlink()
+    with pytest.raises(FileNotFoundError, match="model.safetensors is missing; minildm reads safetensors only"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
+def test_damaged_configurations(one, tmp_path, name):
+    folder = save(one, tmp_path / "one")
+    for text in ("{", "[]"):
+        (folder / name).write_text(text)
+        with pytest.raises(ValueError, match=f"{name} is damaged"):
+            load(folder)
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+        load(folder)
+
+
+def test_not_found(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere', and it is no name"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="'nobody/nothing', and it could not be downloaded: are you online"):
+        load("nobody/nothing")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match="no folder 'nobody/nothing'; to download it: pip install huggingface_hub"):
+        load("nobody/nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="model_index.json is missing"):
+        load(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (dict(unet=Denoiser(4, 4, (8, 16), heads=2, context_dim=12)), r"have \[2, 4, 6, 8\] groups: build it"),
+        (dict(unet=Denoiser(4, 4, (8, 16), heads=2, context_dim=12, groups=8, skip=False)), "skip=False"),
+        (dict(vae=AutoencoderKL(3, 4, (8,), patch=2, groups=4, scale_factor=1.0)), "no such autoencoder: .*patch=2"),
+        (dict(vae=AutoencoderKL(3, 4, (8, 12), (1, 2), groups=4, scale_factor=1.0)), r"blocks_per_level=\[1, 2\]"),
+    ],
+)
+def test_what_diffusers_has_no_like_of(one, parts, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        save(LatentDiffusion(schedule=one.schedule, **vars_of(one) | parts), tmp_path / "one")
+    assert not any(tmp_path.iterdir())
+
+
+def test_saving_says_what_will_differ_and_overwrites_nothing(one, tmp_path):
+    hides = LatentDiffusion(schedule=one.schedule, **vars_of(one) | dict(sees_padding=False))
+    with pytest.warns(UserWarning, match="diffusers lets pictures see the padding"):
+        folder = save(hides, tmp_path / "one")
+    with pytest.raises(FileExistsError, match="one is not empty"):
+        save(one, folder)
+    assert (folder / "model_index.json").is_file()
