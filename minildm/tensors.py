@@ -1,11 +1,14 @@
 """Small tensor helpers: broadcasting, device choice, pictures as tensors, shape checks whose errors say what to do."""
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 def expand(v: Tensor, like: Tensor) -> Tensor:
@@ -74,6 +77,39 @@ def to_pictures(images: Tensor | Sequence, channels: int = 3) -> Tensor:
 def count_parameters(module: torch.nn.Module) -> int:
     """How many numbers training can change in `module`."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def peak_memory(run: Callable[..., object], *inputs) -> int:
+    """The most bytes that tensors made by `run(*inputs)` take at the same time, on any device.
+
+    Counts what torch's operations return, not what a kernel holds inside, nor what was there before.
+    """
+    with _Memory() as memory:
+        run(*inputs)
+    return memory.peak
+
+
+class _Memory(TorchDispatchMode):
+    """Sees every operation; a storage is counted from the operation that makes it until it is freed."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.peak = {}, 0  # address -> bytes
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        for storage in _storages((args, kwargs)):
+            self.alive.setdefault(storage.data_ptr(), 0)  # it was there before: free of charge
+        result = operation(*args, **kwargs or {})
+        for storage in _storages(result):
+            if storage.data_ptr() not in self.alive:
+                self.alive[storage.data_ptr()] = storage.nbytes()
+                weakref.finalize(storage, self.alive.pop, storage.data_ptr(), None)
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return result
+
+
+def _storages(tree):
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 @contextmanager

@@ -2,7 +2,15 @@ import pytest
 import torch
 from PIL import Image
 
-from minildm.tensors import best_device, check_images, count_parameters, expand, seeded, to_pictures
+from minildm.tensors import (
+    best_device,
+    check_images,
+    count_parameters,
+    expand,
+    peak_memory,
+    seeded,
+    to_pictures,
+)
 
 
 def test_expand_gives_one_number_per_sample():
@@ -71,3 +79,15 @@ def test_pictures_as_tensors():
         to_pictures(2 * found)
     with pytest.raises(ValueError, match=r"one size, got \[\(2, 4\), \(4, 2\)\]"):
         to_pictures([drawn[0], drawn[1].resize((2, 4))])
+
+
+def test_peak_memory_counts_what_lives_at_the_same_time():
+    x = torch.zeros(1000)  # 4,000 bytes, there before
+
+    def three_in_turn(x):
+        for _ in range(3):
+            x = x + 1  # the new one and the one before it, but the first time x itself, which is free
+
+    assert peak_memory(three_in_turn, x) == 8000
+    assert peak_memory(lambda x: (x + 1, x + 2, x.view(10, 100)), x) == 8000
+    assert peak_memory(lambda x: x.mul_(2), x) == 0
