@@ -289,8 +289,12 @@ def test_padding_is_seen_or_not(pipe):
 
 
 def test_unknown_words_are_named():
-    pipe = build(words=True)
-    pipe.words = frozenset(["a", "cat", "dog", "red", "left", "of", "猫", "红"])
+    pipe = build()
+    words = frozenset(["a", "cat", "dog", "red", "left", "of", *"一只红色的猫"])
+    for known in (CAPTIONS, words):
+        told = dict(text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer, words=known)
+        assert LatentDiffusion(pipe.unet, pipe.vae, pipe.schedule, **told).words == words
+    pipe.words = words
     pipe("A red cat, a dog: 红猫!", **HOW)  # nothing to warn of
     pipe("", **HOW)
     with pytest.warns(UserWarning, match="never saw 'zebra', 'on', '狗' in training") as caught:
@@ -457,6 +461,7 @@ def test_parts_that_do_not_fit(pipe):
         (dict(unet=Denoiser(5, 5, (8, 12))), "a tokenizer and a text_encoder with a U-Net that takes a context"),
         (dict(tokenizer=None), "a tokenizer and a text_encoder"),
         (dict(unet=Denoiser(5, 5, (8, 12), context_dim=9)), "context_dim is 9, the text encoder's 10"),
+        (dict(vae=AutoencoderKL(3, 5, channels=(8, 12))), "scale factor is not known: call vae.measure_scale"),
         (dict(predicts="noise"), "got 'noise'"),
         (dict(size=(8, 13)), "divisible by 4"),
     ]:

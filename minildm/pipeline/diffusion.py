@@ -37,7 +37,7 @@ class LatentDiffusion:
     size: of pictures in pixels, one number or (h, w), and guidance: the scale, unless a call says otherwise.
     spacing, offset: how timesteps are laid out, as in `samplers.spaced`.
     sees_padding: whether the picture attends to the padding behind a text as well, as in Stable Diffusion.
-    words: those of the training's captions, so that others in a prompt can be warned of; None: not known.
+    words: the training's captions, or the words in them, so that others in a prompt can be warned of; None: not known.
 
     Each is an attribute of the same name. With `pipe.tile = 512`, larger pictures pass the autoencoder in tiles.
     Latents are kept in float32, whatever the networks compute in. Raises ValueError for parts that do not fit together.
@@ -67,6 +67,8 @@ class LatentDiffusion:
                 f"expected a U-Net from {channels} channels, those of the latents, or {2 * channels + 1} for "
                 f"inpainting, to {channels}, got one from {unet.in_channels} to {unet.head.out_channels}"
             )
+        if vae.scale_factor is None:
+            raise ValueError("the autoencoder's scale factor is not known: call vae.measure_scale(images) once")
         if (unet.context_dim is None) != (text_encoder is None) or (tokenizer is None) != (text_encoder is None):
             raise ValueError("expected a tokenizer and a text_encoder with a U-Net that takes a context, and only then")
         if getattr(text_encoder, "dim", unet.context_dim) != unet.context_dim:
@@ -75,7 +77,7 @@ class LatentDiffusion:
         self.schedule, self.predicts, self.spacing, self.offset = schedule, predicts, spacing, offset
         self.size = inputs.side_lengths(size, self.multiple)
         self.guidance, self.sees_padding, self.tile = guidance, sees_padding, None
-        self.words = None if words is None else frozenset(words)
+        self.words = None if words is None else frozenset(word for text in words for word in inputs.words(text))
 
     @property
     def scale_factor(self) -> float:
