@@ -99,3 +99,12 @@ def test_the_shipped_segmenter_finds_nuclei_that_it_has_not_seen():
     scores = nuclei.scores(whole["mask"][:, 384:], found)
     expected = weights.record("nuclei")["unseen_columns"]
     assert scores == pytest.approx(expected, abs=0.02)
+
+
+def test_the_shipped_denoiser_draws_like_its_pictures():
+    record = weights.record("openmoji-32")
+    measured = record["measured"]
+    assert record["data"] == "openmoji 32×32, train, one skin tone" and record["steps"] == openmoji_32.STEPS
+    assert measured["samples_to_heldout"] < 2 * measured["training_to_heldout"]
+    error = openmoji_32.error(weights.load("openmoji-32"), openmoji_32.pictures("heldout")[::9])
+    assert error < 0.15  # v's own size is about 1
