@@ -475,6 +475,7 @@ def test_not_found(tmp_path, monkeypatch):
     [
         (dict(unet=Denoiser(4, 4, (8, 16), heads=2, context_dim=12)), r"have \[2, 4, 6, 8\] groups: build it"),
         (dict(unet=Denoiser(4, 4, (8, 16), heads=2, context_dim=12, groups=8, skip=False)), "skip=False"),
+        (dict(text_encoder=lambda ids, mask: None), "through a TextEncoder, got <function"),
         (dict(vae=AutoencoderKL(3, 4, (8,), patch=2, groups=4, scale_factor=1.0)), "no such autoencoder: .*patch=2"),
         (dict(vae=AutoencoderKL(3, 4, (8, 12), (1, 2), groups=4, scale_factor=1.0)), r"blocks_per_level=\[1, 2\]"),
     ],

@@ -1,9 +1,7 @@
-"""The configuration files of diffusers and transformers as our own, and back; each key is understood or refused."""
+"""The configuration files of diffusers and transformers as our networks; each key is understood or refused."""
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from torch import nn
 
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
@@ -11,7 +9,7 @@ from minildm.schedule import NoiseSchedule
 from minildm.text import TextEncoder
 
 # What our networks are: any other value asks for another architecture.
-_UNET = {
+UNET = {
     "_class_name": "UNet2DConditionModel",
     "center_input_sample": False,
     "flip_sin_to_cos": True,
@@ -45,7 +43,7 @@ _UNET_DEFAULTS = {  # of diffusers, where a file leaves a key out
     "num_class_embeds": None,
 }
 _UNET_SILENT = {"sample_size", "upcast_attention", "addition_embed_type_num_heads"}  # do not change the network
-_VAE = {"_class_name": "AutoencoderKL", "act_fn": "silu", "use_quant_conv": True, "use_post_quant_conv": True}
+VAE = {"_class_name": "AutoencoderKL", "act_fn": "silu", "use_quant_conv": True, "use_post_quant_conv": True}
 _VAE_DEFAULTS = {
     "in_channels": 3,
     "out_channels": 3,
@@ -70,7 +68,7 @@ _TEXT_DEFAULTS = {
     "layer_norm_eps": 1e-5,
     "eos_token_id": 49407,
 }
-_PREDICTS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
+PREDICTS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 _SPACING = {  # where a scheduler's file does not say
     "DPMSolverMultistepScheduler": "linspace",
     "EulerDiscreteScheduler": "linspace",
@@ -87,7 +85,7 @@ def refuse(file: Path, key: str, value, expected: str):
 
 def unet(config: dict, file: Path) -> Denoiser:
     """The U-Net of a unet/config.json."""
-    c = _understood(config, file, _UNET, _UNET_DEFAULTS, _UNET_SILENT)
+    c = _understood(config, file, UNET, _UNET_DEFAULTS, _UNET_SILENT)
     levels = len(c["block_out_channels"])
     kinds = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
     for key in ("down_block_types", "up_block_types"):
@@ -118,7 +116,7 @@ def unet(config: dict, file: Path) -> Denoiser:
 
 def vae(config: dict, file: Path) -> AutoencoderKL:
     """The autoencoder of a vae/config.json."""
-    c = _understood(config, file, _VAE, _VAE_DEFAULTS, _VAE_SILENT)
+    c = _understood(config, file, VAE, _VAE_DEFAULTS, _VAE_SILENT)
     levels = len(c["block_out_channels"])
     for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         if list(c[key]) != [kind] * levels:
@@ -179,100 +177,10 @@ def schedule(config: dict, file: Path) -> tuple[NoiseSchedule, dict]:
     if config.get("rescale_betas_zero_snr"):
         found = found.zero_terminal_snr()
     said = config.get("prediction_type", "epsilon")
-    if said not in _PREDICTS:
-        refuse(file, "prediction_type", said, ", ".join(map(repr, _PREDICTS)))
+    if said not in PREDICTS:
+        refuse(file, "prediction_type", said, ", ".join(map(repr, PREDICTS)))
     spacing = config.get("timestep_spacing") or _SPACING.get(config.get("_class_name"), "leading")
-    return found, dict(predicts=_PREDICTS[said], spacing=spacing, offset=config.get("steps_offset", 0))
-
-
-def of_unet(model: Denoiser, size: list[int]) -> dict:
-    """unet/config.json for our U-Net, whose latents are of this size; ValueError where diffusers has none like it."""
-    c = model.config
-    if c["context_dim"] is None or not c["middle_attention"] or not c["skip"]:
-        raise ValueError(
-            "diffusers has no such U-Net: expected one with a context, skips and middle attention, got "
-            f"context_dim={c['context_dim']}, skip={c['skip']}, middle_attention={c['middle_attention']}"
-        )
-    return _UNET | {
-        "sample_size": size[0] if size[0] == size[1] else size,  # some pipelines of diffusers insist on one number
-        "in_channels": c["in_channels"],
-        "out_channels": c["out_channels"],
-        "block_out_channels": c["channels"],
-        "layers_per_block": c["blocks_per_level"],
-        "down_block_types": ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in c["attention"]],
-        "up_block_types": ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(c["attention"])],
-        "attention_head_dim": c["heads"],
-        "cross_attention_dim": c["context_dim"],
-        "use_linear_projection": c["projection"] == "linear",
-        "norm_num_groups": _groups(model),
-        "norm_eps": c["eps"],
-        "num_class_embeds": None if c["num_classes"] is None else c["num_classes"] + 1,
-    }
-
-
-def of_vae(model: AutoencoderKL, size: list[int]) -> dict:
-    """vae/config.json for our autoencoder; ValueError where diffusers has none like it."""
-    c = model.config
-    if c["patch"] != 1 or len(set(c["blocks_per_level"])) != 1 or c["eps"] != 1e-6:
-        raise ValueError(
-            "diffusers has no such autoencoder: expected patch=1, as many blocks at each level and eps=1e-6, got "
-            f"patch={c['patch']}, blocks_per_level={c['blocks_per_level']}, eps={c['eps']}"
-        )
-    levels = len(c["channels"])
-    return _VAE | {
-        "sample_size": max(size),
-        "in_channels": c["in_channels"],
-        "out_channels": c["in_channels"],
-        "latent_channels": c["latent_channels"],
-        "block_out_channels": c["channels"],
-        "layers_per_block": c["blocks_per_level"][0],
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "mid_block_add_attention": c["middle_attention"],
-        "norm_num_groups": _groups(model),
-        "scaling_factor": c["scale_factor"],
-    }
-
-
-def of_text_encoder(model: TextEncoder, tokenizer) -> dict:
-    """text_encoder/config.json for our text tower."""
-    c = model.config
-    return {
-        "architectures": ["CLIPTextModel"],
-        "model_type": "clip_text_model",
-        "vocab_size": c["vocab_size"],
-        "hidden_size": c["dim"],
-        "intermediate_size": c["hidden_dim"],
-        "num_hidden_layers": c["depth"],
-        "num_attention_heads": c["heads"],
-        "max_position_embeddings": c["length"],
-        "hidden_act": c["activation"],
-        "layer_norm_eps": c["eps"],
-        "bos_token_id": tokenizer.start,
-        "eos_token_id": c["end"],
-        "pad_token_id": tokenizer.pad,
-    }
-
-
-def of_schedule(schedule: NoiseSchedule, predicts: str, spacing: str, offset: int) -> dict:
-    """scheduler_config.json of the DDIM that goes all the way to the clean picture, as ours does."""
-    betas, n = schedule.betas, len(schedule)
-    ends = betas[0].item(), betas[-1].item()
-    of_kind = {kind: getattr(NoiseSchedule, kind)(n, *ends).betas for kind in ("scaled_linear", "linear")}
-    kinds = [kind for kind, same in of_kind.items() if same.allclose(betas, rtol=1e-9)]
-    return {
-        "_class_name": "DDIMScheduler",
-        "num_train_timesteps": n,
-        "beta_start": ends[0],
-        "beta_end": ends[1],
-        "beta_schedule": kinds[0] if kinds else "linear",
-        "trained_betas": None if kinds else betas.tolist(),
-        "prediction_type": next(theirs for theirs, ours in _PREDICTS.items() if ours == predicts),
-        "timestep_spacing": spacing,
-        "steps_offset": offset if spacing == "leading" else 1,  # without a meaning there, but diffusers insists on 1
-        "clip_sample": False,
-        "set_alpha_to_one": True,
-    }
+    return found, dict(predicts=PREDICTS[said], spacing=spacing, offset=config.get("steps_offset", 0))
 
 
 def _understood(config: Mapping, file: Path, fixed: dict, defaults: dict, silent: set) -> dict:
@@ -284,14 +192,3 @@ def _understood(config: Mapping, file: Path, fixed: dict, defaults: dict, silent
         if key not in known and not key.startswith("_") and value not in (None, False):
             refuse(file, key, value, "null or false")
     return defaults | {key: value for key, value in config.items() if key in defaults}
-
-
-def _groups(model: nn.Module) -> int:
-    """How many groups its normalisations have; diffusers knows one number for all."""
-    found = {module.num_groups for module in model.modules() if isinstance(module, nn.GroupNorm)}
-    if len(found) != 1:
-        raise ValueError(
-            f"diffusers has no {type(model).__name__} whose normalisations have {sorted(found)} groups: "
-            "build it with one number of groups, groups=..."
-        )
-    return found.pop()

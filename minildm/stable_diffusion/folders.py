@@ -17,8 +17,9 @@ from torch import nn
 
 from minildm.pipeline import LatentDiffusion
 from minildm.stable_diffusion import _configs as configs
+from minildm.stable_diffusion import _to_configs as to_configs
 from minildm.stable_diffusion._names import reference_name, today
-from minildm.text import Tokenizer
+from minildm.text import TextEncoder, Tokenizer
 
 GUIDANCE = 7.5  # the default of diffusers
 LAYOUT = "0.36.0"  # the version of diffusers that a folder of ours says it was written for
@@ -67,14 +68,14 @@ def save(pipe: LatentDiffusion, folder: str | Path) -> Path:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: choose a new folder")
-    if pipe.text_encoder is None:
-        raise ValueError("StableDiffusionPipeline needs words, and this pipeline has no text encoder")
+    if not isinstance(pipe.text_encoder, TextEncoder):
+        raise ValueError(f"StableDiffusionPipeline takes words through a TextEncoder, got {pipe.text_encoder!r}")
     latent = [side // pipe.vae.multiple for side in pipe.size]
     written = {  # all of it before anything is written, since it may be refused
-        "unet/config.json": configs.of_unet(pipe.unet, latent),
-        "vae/config.json": configs.of_vae(pipe.vae, list(pipe.size)),
-        "text_encoder/config.json": configs.of_text_encoder(pipe.text_encoder, pipe.tokenizer),
-        "scheduler/scheduler_config.json": configs.of_schedule(pipe.schedule, pipe.predicts, pipe.spacing, pipe.offset),
+        "unet/config.json": to_configs.unet(pipe.unet, latent),
+        "vae/config.json": to_configs.vae(pipe.vae, list(pipe.size)),
+        "text_encoder/config.json": to_configs.text_encoder(pipe.text_encoder, pipe.tokenizer),
+        "scheduler/scheduler_config.json": to_configs.schedule(pipe.schedule, pipe.predicts, pipe.spacing, pipe.offset),
     }
     if not pipe.sees_padding:
         warnings.warn("diffusers lets pictures see the padding of a prompt, this pipeline does not", stacklevel=2)
