@@ -7,17 +7,14 @@ from minildm import checks
 from minildm.attention import Attention, attention_maps
 
 
-def good_norm(x, groups, eps):
-    return F.group_norm(x, groups, eps=eps)
+def good_fold(mean, variance, gamma, beta, eps):
+    """By two probes: what eval mode makes of 0 is the shift, and what it adds for 1 the factor."""
+    zero, one = (F.batch_norm(x[None], mean, variance, gamma, beta, eps=eps)[0] for x in (mean * 0, mean * 0 + 1))
+    return torch.stack([one - zero, zero])
 
 
-def heads_of(z, heads):
-    return z.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def good_attention(q, k, v, heads):
-    out = F.scaled_dot_product_attention(*(heads_of(z, heads) for z in (q, k, v)))
-    return out.transpose(1, 2).flatten(2)
+def good_attention(q, k, v, mask):
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
 
 
 def good_flops(n, dim):
@@ -25,8 +22,8 @@ def good_flops(n, dim):
 
 
 RIGHT = [
-    (checks.group_norm, good_norm),
-    (checks.attention, good_attention),
+    (checks.fold_batch_norm, good_fold),
+    (checks.masked_attention, good_attention),
     (checks.attention_flops, good_flops),
 ]
 
@@ -54,79 +51,45 @@ def test_the_flops_are_those_that_pytorch_counts():
     assert counter.get_total_flops() == good_flops(n, dim)
 
 
-def moments(x, axes, correction=0):
-    return x.mean(axes, keepdim=True), x.var(axes, keepdim=True, correction=correction)
+def folded(rows):
+    """A wrong answer from `rows(mean, variance, gamma, beta, eps, deviation)` -> factor, shift."""
+    return lambda m, v, g, b, eps: torch.stack(rows(m, v, g, b, eps, (v + eps).sqrt()))
 
 
-def over(axes, correction=0):
-    def norm(x, groups, eps):
-        z = x.unflatten(1, (groups, -1))  # (b, g, k, h, w)
-        mean, variance = moments(z, axes, correction)
-        return ((z - mean) / (variance + eps).sqrt()).flatten(1, 2)
-
-    return norm
+def masked(use, scale=lambda d: d**-0.5):
+    return lambda q, k, v, mask: use(q @ k.mT * scale(q.shape[-1]), mask[:, None]) @ v
 
 
-def interleaved(x, groups, eps):
-    z = x.unflatten(1, (-1, groups))  # (b, k, g, h, w)
-    mean, variance = moments(z, (1, 3, 4))
-    return ((z - mean) / (variance + eps).sqrt()).flatten(1, 2)
-
-
-def divided_by(root):
-    def norm(x, groups, eps):
-        z = x.unflatten(1, (groups, -1))
-        mean, variance = moments(z, (2, 3, 4))
-        return ((z - mean) / root(variance, eps)).flatten(1, 2)
-
-    return norm
-
-
-def spelled_out(scale, axis=-1, use=torch.softmax):
-    def attend(q, k, v, heads):
-        q, k, v = (heads_of(z, heads) for z in (q, k, v))
-        weights = use(q @ k.mT * scale(q.shape[-1], heads), axis)
-        return (weights @ v).transpose(1, 2).flatten(2)
-
-    return attend
-
-
-def root(d, heads):
-    return d**-0.5
-
-
-def other_split(q, k, v, heads):
-    q, k, v = (z.unflatten(-1, (-1, heads)).movedim(-1, 1) for z in (q, k, v))  # (d h)
-    return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1).matmul(v).movedim(1, -1).flatten(2)
-
-
-def other_merge(q, k, v, heads):
-    q, k, v = (heads_of(z, heads) for z in (q, k, v))
-    return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1).matmul(v).movedim(1, -1).flatten(2)
+def hidden(scores, mask):
+    return scores.masked_fill(~mask, float("-inf")).softmax(-1)
 
 
 @pytest.mark.parametrize(
     "check, wrong, hint",
     [
-        (checks.group_norm, over((0, 2, 3, 4)), "over the batch, too"),
-        (checks.group_norm, over((0, 3, 4)), "BatchNorm"),
-        (checks.group_norm, over((3, 4)), "InstanceNorm"),
-        (checks.group_norm, over((1, 2, 3, 4)), "LayerNorm"),
-        (checks.group_norm, over((2,)), "each pixel is normalised"),
-        (checks.group_norm, interleaved, "neighbouring channels"),
-        (checks.group_norm, over((2, 3, 4), correction=1), "n - 1"),
-        (checks.group_norm, divided_by(lambda v, eps: v.sqrt()), "eps is missing"),
-        (checks.group_norm, divided_by(lambda v, eps: v.sqrt() + eps), "eps belongs below the root"),
-        (checks.group_norm, divided_by(lambda v, eps: v + eps), "a root is missing"),
-        (checks.attention, spelled_out(lambda d, heads: 1.0), "not divided by the root"),
-        (checks.attention, spelled_out(lambda d, heads: 1 / d), "take its root"),
-        (checks.attention, spelled_out(lambda d, heads: d**0.5), "instead of divided"),
-        (checks.attention, spelled_out(lambda d, heads: (d * heads) ** -0.5), "all heads together"),
-        (checks.attention, spelled_out(root, axis=-2), "those who ask"),
-        (checks.attention, spelled_out(root, use=lambda scores, axis: scores), "without a softmax"),
-        (checks.attention, lambda q, k, v, heads: good_attention(q, k, v, 1), "split them into heads"),
-        (checks.attention, other_split, r"not as \(d h\)"),
-        (checks.attention, other_merge, r"merged as \(d h\)"),
+        (checks.fold_batch_norm, lambda m, v, g, b, eps: good_fold(m, v, g, b, 0.0), "eps is missing"),
+        (
+            checks.fold_batch_norm,
+            folded(lambda m, v, g, b, e, d: (g / (v.sqrt() + e), b - m * g / (v.sqrt() + e))),
+            "eps belongs below",
+        ),
+        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d**2, b - m * g / d**2)), "a root is missing"),
+        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (1 / d, b - m / d)), "missing from the factor"),
+        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d, b + m * g / d)), "the mean is added"),
+        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d, b - m * g)), "not divided by the deviation"),
+        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d, b - m / d)), "missing from the shift"),
+        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d, b)), "beta alone"),
+        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d, -m * g / d)), "lacks beta"),
+        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d, (b - m / d) * g)), "not multiply beta"),
+        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (b - m * g / d, g / d)), "rows are swapped"),
+        (checks.masked_attention, masked(lambda s, m: s.softmax(-1)), "mask is not used"),
+        (checks.masked_attention, masked(lambda s, m: hidden(s, ~m)), "wrong way round"),
+        (checks.masked_attention, masked(lambda s, m: (s * m).softmax(-1)), "minus infinity"),
+        (checks.masked_attention, masked(lambda s, m: s.softmax(-1) * m), "do not sum to 1"),
+        (checks.masked_attention, masked(lambda s, m: s * m), "without a softmax"),
+        (checks.masked_attention, masked(hidden, lambda d: 1), "not divided by the root"),
+        (checks.masked_attention, masked(hidden, lambda d: 1 / d), "take its root"),
+        (checks.masked_attention, masked(hidden, lambda d: d**0.5), "instead of divided"),
         (checks.attention_flops, lambda n, d: good_flops(n, d) // 2, "counts as two"),
         (checks.attention_flops, lambda n, d: 4 * n * n * d, "linear layers are missing"),
         (checks.attention_flops, lambda n, d: 6 * n * d * d + 4 * n * n * d, "output layer is missing"),

@@ -8,8 +8,8 @@ from ._check import check
 from .lesson_01 import border_weight, dice, valid_size
 from .lesson_02 import decibels, half_noise, onward
 from .lesson_03 import eps_from_v, posterior_mean, shift_weights
-from .lesson_04 import ddpm_step, from_sigma, to_sigma, trailing
-from .lesson_05 import attention, attention_flops, group_norm
+from .lesson_04 import ddim_inversion, trailing
+from .lesson_05 import attention_flops, fold_batch_norm, masked_attention
 
 __all__ = [
     "check",
@@ -23,10 +23,8 @@ __all__ = [
     "eps_from_v",
     "posterior_mean",
     "trailing",
-    "ddpm_step",
-    "to_sigma",
-    "from_sigma",
-    "group_norm",
-    "attention",
+    "ddim_inversion",
+    "fold_batch_norm",
+    "masked_attention",
     "attention_flops",
 ]
