@@ -107,13 +107,27 @@ class LatentDiffusion:
         return self
 
     @torch.no_grad()
-    def __call__(self, prompt: str | Sequence[str] | None = None, *, output: str = "pil", **how):
-        """Pictures for prompts: one for a string, a list for a list.  how: as in `steps`.
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative_prompt: str | Sequence[str] = "",
+        steps: int = 25,
+        guidance: float | None = None,
+        seed: int | Sequence[int] | None = None,
+        x_T: Tensor | None = None,
+        sampler: str | Callable[..., Iterator[Step]] = "ddim",
+        output: str = "pil",
+        **more,
+    ) -> Image.Image | list[Image.Image] | Tensor:
+        """Pictures for prompts: one for a string, a list for a list. All arguments but one are those of `steps`.
 
         output: "pil", or "tensor" for (b, 3, h, w) in [0, 1].
         """
         if output not in ("pil", "tensor"):
             raise ValueError(f'expected output="pil" or "tensor", got {output!r}')
+        how = dict(negative_prompt=negative_prompt, steps=steps, guidance=guidance, seed=seed, x_T=x_T, sampler=sampler)
+        how |= more
         for step in self.steps(prompt, **how):  # noqa: B007 (the last one is wanted)
             pass
         x = self.decode(step.x_t, check=False)
