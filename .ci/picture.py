@@ -1,4 +1,4 @@
-"""Draws the README's picture from the shipped weights: what the first lesson's U finds in a micrograph and in scenes.
+"""Draws the README's pictures from the shipped weights: what a U finds in a micrograph and in scenes, and in noise.
 
 .venv/bin/python .ci/picture.py
 """
@@ -9,10 +9,20 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import torch
 
-from minildm import data, judge, segmentation, viz, weights
+from minildm import data, judge, samplers, segmentation, viz, weights
+from minildm.recipes import openmoji_32
 
-OUT = Path(__file__).parents[1] / "notebooks" / "images" / "one_u.png"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "notebooks" / "images"
+
+
+def keep(figure, name):
+    FOLDER.mkdir(exist_ok=True)
+    figure.savefig(FOLDER / name, dpi=100)
+    print((FOLDER / name).relative_to(ROOT), f"{(FOLDER / name).stat().st_size / 1e3:.0f} kB")
+
 
 viz.style()
 micrograph = data.nuclei()[0]["image"][128:400, 240:]
@@ -33,6 +43,9 @@ for axis, scene in zip(right.subplots(2, 3).flat, chosen, strict=True):
         axis.text(x, y - 1.5, one.name, fontsize=8, color=viz.RED)
     axis.set_title(f"“{scene['caption']}”", fontsize=7)
     axis.axis("off")
-OUT.parent.mkdir(exist_ok=True)
-figure.savefig(OUT, dpi=100)
-print(OUT.relative_to(Path(__file__).parents[1]), f"{OUT.stat().st_size / 1e3:.0f} kB")
+keep(figure, "one_u.png")
+
+x_T = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+denoiser, schedule, dice = weights.load("openmoji-32"), openmoji_32.schedule(), torch.Generator().manual_seed(0)
+steps = list(samplers.ddpm(denoiser, schedule, x_T, 50, predicts=openmoji_32.PREDICTS, generator=dice, clip=1))
+keep(viz.filmstrip(steps, 10, sample=10, size=1.1), "denoise.png")

@@ -9,11 +9,15 @@ import pkgutil
 
 __version__ = "0.1.0"
 
+from .autoencoder import AutoencoderKL
 from .denoiser import Denoiser
+from .pipeline import LatentDiffusion
 from .schedule import NoiseSchedule
+from .text import TextEncoder
 from .unet import UNet
 
-__all__ = ["UNet", "NoiseSchedule", "Denoiser"]  # in the order of the lessons
+# In the order of the lessons.
+__all__ = ["UNet", "NoiseSchedule", "Denoiser", "AutoencoderKL", "TextEncoder", "LatentDiffusion"]
 
 _MODULES = {module.name for module in pkgutil.iter_modules(__path__)} - {"__main__"}
 
