@@ -1,6 +1,5 @@
-import math
-
 import pytest
+import torch
 
 from minildm import NoiseSchedule, checks, samplers
 
@@ -9,61 +8,33 @@ def good_trailing(total, steps):
     return samplers.spaced(NoiseSchedule.linear(total), steps)
 
 
-def good_step(x0_hat, eps_hat, z, kept, kept_next):
-    fresh = (1 - kept_next) / (1 - kept) * (1 - kept / kept_next)
-    return kept_next**0.5 * x0_hat + (1 - kept_next - fresh) ** 0.5 * eps_hat + fresh**0.5 * z
+def inversion(signal=0.5, noise=0.5, divide=0.5, remove=1.0):
+    """The step with other powers of the signal and the noise at the end, and of the signal at the start."""
+
+    def answer(x_t, eps_hat, now, then):
+        x0_hat = (x_t - remove * (1 - now) ** 0.5 * eps_hat) / now**divide
+        return then**signal * x0_hat + (1 - then) ** noise * eps_hat
+
+    return answer
 
 
-@pytest.mark.parametrize(
-    "check, answer",
-    [
-        (checks.trailing, good_trailing),
-        (checks.ddpm_step, good_step),
-        (checks.to_sigma, lambda kept: (1 / kept - 1) ** 0.5),
-        (checks.from_sigma, lambda sigma: 1 / (1 + sigma**2)),
-    ],
-)
+good_inversion = inversion()
+
+
+@pytest.mark.parametrize("check, answer", [(checks.trailing, good_trailing), (checks.ddim_inversion, good_inversion)])
 def test_right_answers_pass(check, answer, capsys):
     check(answer)
     assert capsys.readouterr().out.startswith(f"✓ {check.__name__}: ")
 
 
-def test_the_step_that_passes_is_the_sampler_s():
-    """At x0_hat = 2, eps_hat = -1, z = 0.5, from 0.36 to 0.64: samplers.ddpm is tested against these numbers, too."""
-    fresh = 0.36 / 0.64 * 0.4375
-    expected = 0.8 * 2 - math.sqrt(0.36 - fresh) + math.sqrt(fresh) * 0.5
-    assert good_step(2.0, -1.0, 0.5, 0.36, 0.64) == pytest.approx(expected)
-
-
-def step(signal=1.0, old=1.0, new=1.0):
-    """The right step with other roots: signal, old and new are twice the powers of the three variances."""
-
-    def answer(x0_hat, eps_hat, z, kept, kept_next):
-        fresh = (1 - kept_next) / (1 - kept) * (1 - kept / kept_next)
-        return (
-            kept_next ** (signal / 2) * x0_hat + (1 - kept_next - fresh) ** (old / 2) * eps_hat + fresh ** (new / 2) * z
-        )
-
-    return answer
-
-
-def last_noise(x0_hat, eps_hat, z, kept, kept_next):
-    return good_step(x0_hat, eps_hat, z, kept, kept_next) + (math.sqrt(1 - kept) * z if kept_next == 1 else 0)
-
-
-def on_top(x0_hat, eps_hat, z, kept, kept_next):
-    fresh = (1 - kept_next) / (1 - kept) * (1 - kept / kept_next)
-    return kept_next**0.5 * x0_hat + (1 - kept_next) ** 0.5 * eps_hat + fresh**0.5 * z
-
-
-def first_factor(x0_hat, eps_hat, z, kept, kept_next):
-    fresh = 1 - kept / kept_next if kept_next < 1 else 0
-    return kept_next**0.5 * x0_hat + (1 - kept_next - fresh) ** 0.5 * eps_hat + fresh**0.5 * z
-
-
-def old_proportions(x0_hat, eps_hat, z, kept, kept_next):
-    fresh = (1 - kept_next) / (1 - kept) * (1 - kept / kept_next)
-    return kept**0.5 * x0_hat + (1 - kept - fresh) ** 0.5 * eps_hat + fresh**0.5 * z
+def test_the_inversion_that_passes_undoes_a_step_of_ddim():
+    """A denoiser that always says the same noise is asked on the way down; the way up must end where it began."""
+    generator = torch.Generator().manual_seed(0)
+    x, eps = torch.randn(2, 2, 3, 4, 5, dtype=torch.float64, generator=generator)
+    schedule = NoiseSchedule.cosine()
+    _, after, _ = samplers.ddim(lambda x_t, t: eps, schedule, x, timesteps=[700, 400])
+    now, then = (schedule.alphas_cumprod[t].item() for t in (400, 700))
+    torch.testing.assert_close(good_inversion(after.x_t, eps, now, then), x)
 
 
 @pytest.mark.parametrize(
@@ -73,26 +44,29 @@ def old_proportions(x0_hat, eps_hat, z, kept, kept_next):
         (checks.trailing, lambda total, n: good_trailing(total, n)[::-1], "ascending"),
         (checks.trailing, lambda total, n: list(range(0, total, total // n))[::-1], "leading"),
         (checks.trailing, lambda total, n: list(range(total))[::-1][:n], "span the whole schedule"),
-        (checks.ddpm_step, step(signal=2), "missing before x0_hat"),
-        (checks.ddpm_step, step(old=2), "before eps_hat"),
-        (checks.ddpm_step, step(new=2), "before z"),
-        (checks.ddpm_step, step(2, 2, 2), "no square roots at all"),
-        (checks.ddpm_step, lambda x, e, z, k, n: good_step(e, x, z, k, n), "swapped"),
-        (checks.ddpm_step, last_noise, "at the last step"),
-        (checks.ddpm_step, on_top, "on top of all the old"),
-        (checks.ddpm_step, lambda x, e, z, k, n: n**0.5 * x + (1 - n) ** 0.5 * e, "this is DDIM"),
-        (checks.ddpm_step, old_proportions, "those of t"),
-        (checks.ddpm_step, first_factor, "first factor"),
-        (checks.to_sigma, lambda k: 1 / k - 1, "sigma squared"),
-        (checks.to_sigma, lambda k: (1 - k) ** 0.5, "divided by its signal"),
-        (checks.to_sigma, lambda k: (k / (1 - k)) ** 0.5, "noise per signal"),
-        (checks.to_sigma, lambda k: k / (1 - k), "signal-to-noise ratio"),
-        (checks.to_sigma, lambda k: (1 - k) ** 0.5 / k, "is its square root"),
-        (checks.from_sigma, lambda s: 1 / (1 + s), "not squared"),
-        (checks.from_sigma, lambda s: (1 + s**2) ** -0.5, "this is the signal"),
-        (checks.from_sigma, lambda s: s**2 / (1 + s**2), "share of the noise"),
-        (checks.from_sigma, lambda s: 1 - s**2, "not per signal"),
-        (checks.from_sigma, lambda s: s**-2, "signal-to-noise"),
+        (checks.ddim_inversion, lambda x, e, now, then: then**0.5 * x + (1 - then) ** 0.5 * e, "for the clean picture"),
+        (checks.ddim_inversion, inversion(remove=0), "not taken out"),
+        (checks.ddim_inversion, inversion(divide=0), "not divided"),
+        (checks.ddim_inversion, inversion(divide=1), "divided by now"),
+        (
+            checks.ddim_inversion,
+            lambda x, e, now, then: then * (x - (1 - now) * e) / now + (1 - then) * e,
+            "no square roots at all",
+        ),
+        (checks.ddim_inversion, inversion(signal=1), "square root of then is missing"),
+        (checks.ddim_inversion, inversion(noise=1), "square root of 1 - then is missing"),
+        (
+            checks.ddim_inversion,
+            lambda x, e, now, then: then**0.5 * e + (1 - then) ** 0.5 * (x - (1 - now) ** 0.5 * e) / now**0.5,
+            "coefficients .* swapped",
+        ),
+        (checks.ddim_inversion, lambda x, e, now, then: good_inversion(x, e, now, now), "those of now"),
+        (checks.ddim_inversion, lambda x, e, now, then: good_inversion(x, e, then, now), "now and then are swapped"),
+        (
+            checks.ddim_inversion,
+            lambda x, e, now, then: (then / now) ** 0.5 * x + (1 - then / now) ** 0.5 * e,
+            "forward chain",
+        ),
     ],
 )
 def test_a_known_mistake_is_named(check, wrong, hint):
@@ -100,7 +74,7 @@ def test_a_known_mistake_is_named(check, wrong, hint):
         check(wrong)
 
 
-@pytest.mark.parametrize("check", [checks.trailing, checks.ddpm_step, checks.to_sigma, checks.from_sigma])
+@pytest.mark.parametrize("check", [checks.trailing, checks.ddim_inversion])
 def test_a_stub_is_left_alone(check, capsys):
     def stub(*arguments):
         raise NotImplementedError

@@ -31,79 +31,48 @@ def trailing(answer: Function) -> None:
     check("trailing", answer, spaced, cases, mistakes, tolerance=0)
 
 
-def ddpm_step(answer: Function) -> None:
-    """Exercise 2: `answer(x0_hat, eps_hat, z, kept, kept_next)`, pictures and two plain numbers -> x_next."""
+def ddim_inversion(answer: Function) -> None:
+    """Exercise 2: `answer(x_t, eps_hat, now, then)`, pictures and two alphas_cumprod, then < now -> noisier x_next."""
     rng = np.random.default_rng(4)
     cases = []
-    for shape, kept, kept_next in [((1, 2), 0.3, 0.4), ((3, 4), 0.1, 0.2), ((2, 5, 3), 0.8, 0.85), ((4, 7), 0.6, 1.0)]:
-        cases.append((*rng.normal(size=(3, *shape)), kept, kept_next))
+    for shape, now, then in [((1, 2), 0.4, 0.3), ((3, 4), 0.2, 0.1), ((2, 5, 3), 0.85, 0.8), ((4, 7), 0.999, 0.6)]:
+        cases.append((*rng.normal(size=(2, *shape)), now, then))
 
-    def small(kept, kept_next):
-        return (1 - kept_next) / (1 - kept) * (1 - kept / kept_next)
-
-    def wide(kept, kept_next):
-        return 1 - kept / kept_next if kept_next < 1 else 0.0
-
-    def step(signal=math.sqrt, old=math.sqrt, new=math.sqrt, fresh=small, less=1, swap=False, last=0):
-        def take(x0_hat, eps_hat, z, kept, kept_next):
+    def step(signal=math.sqrt, noise=math.sqrt, remove=True, divide=math.sqrt, back=False, swap=False):
+        def take(x_t, eps_hat, now, then):
+            x0_hat = (x_t - remove * math.sqrt(1 - now) * eps_hat) / divide(now)
+            end = now if back else then
             first, second = (eps_hat, x0_hat) if swap else (x0_hat, eps_hat)
-            variance = fresh(kept, kept_next)
-            rest = 1 - kept_next - less * variance
-            added = new(variance) if kept_next < 1 else last * math.sqrt(1 - kept)
-            return signal(kept_next) * first + old(rest) * second + added * z
+            return signal(end) * first + noise(1 - end) * second
 
         return take
 
-    def backwards(x0_hat, eps_hat, z, kept, kept_next):
-        fresh = small(kept, kept_next)
-        return math.sqrt(kept) * x0_hat + math.sqrt(1 - kept - fresh) * eps_hat + math.sqrt(fresh) * z
+    def roots_forgotten(x_t, eps_hat, now, then):
+        x0_hat = (x_t - (1 - now) * eps_hat) / now
+        return then * x0_hat + (1 - then) * eps_hat
 
-    def ddim(x0_hat, eps_hat, z, kept, kept_next):
-        return math.sqrt(kept_next) * x0_hat + math.sqrt(1 - kept_next) * eps_hat
+    def towards_the_picture(x_t, eps_hat, now, then):
+        return step()(x_t, eps_hat, then, now)
 
-    plain = float
+    def as_if_clean(x_t, eps_hat, now, then):
+        return math.sqrt(then) * x_t + math.sqrt(1 - then) * eps_hat
+
+    def one_way_of_the_chain(x_t, eps_hat, now, then):
+        return math.sqrt(then / now) * x_t + math.sqrt(1 - then / now) * eps_hat
+
     mistakes = {
-        "the square root of alphas_cumprod is missing before x0_hat": step(signal=plain),
-        "1 - kept_next - sigma² is a variance: its square root stands before eps_hat": step(old=plain),
-        "sigma² is a variance: its square root, sigma, stands before z": step(new=plain),
-        "no square roots at all: each of the three parts needs one": step(plain, plain, plain),
+        "x_t is taken for the clean picture: take the noise out and divide by the signal first": as_if_clean,
+        "the noise is not taken out of x_t before it is called x0_hat": step(remove=False),
+        "x0_hat is not divided by the signal in x_t, sqrt(now)": step(divide=lambda now: 1.0),
+        "x0_hat is divided by now; the signal in x_t is its square root": step(divide=float),
+        "no square roots at all: signal and noise each need one": roots_forgotten,
+        "the square root of then is missing before x0_hat": step(signal=float),
+        "the square root of 1 - then is missing before eps_hat": step(noise=float),
         "the coefficients of x0_hat and eps_hat are swapped": step(swap=True),
-        "noise is added at the last step, where kept_next = 1: it would stay in the picture": step(last=1),
-        "this adds fresh noise on top of all the old: sigma² must be taken out before eps_hat": step(less=0),
-        "this is DDIM: nothing fresh is added": ddim,
-        "the proportions are those of t; x_next needs those of the next timestep, kept_next": backwards,
-        "the first factor of sigma² is missing, (1 - kept_next) / (1 - kept)": step(fresh=wide),
-    }
-    check("ddpm_step", answer, step(), cases, mistakes)
-
-
-def to_sigma(answer: Function) -> None:
-    """Exercise 3: `answer(alphas_cumprod)`, a plain number -> sigma, the noise per signal."""
-    cases = [(kept,) for kept in (0.999, 0.9, 0.64, 0.5, 0.1, 0.0025)]
-    mistakes = {
-        "this is sigma squared: the variance of the noise per power of the signal": lambda kept: (1 - kept) / kept,
-        "this is the noise in x_t; sigma is what it becomes when x_t is divided by its signal": lambda kept: math.sqrt(
-            1 - kept
-        ),
-        "this is signal per noise; sigma is noise per signal": lambda kept: math.sqrt(kept / (1 - kept)),
-        "this is the signal-to-noise ratio; sigma is the square root of its inverse": lambda kept: kept / (1 - kept),
-        "the noise is divided by alphas_cumprod; the signal in x_t is its square root": lambda kept: (
-            math.sqrt(1 - kept) / kept
+        "the proportions are those of now, so that x_t comes out again": step(back=True),
+        "now and then are swapped: x_t is at now": towards_the_picture,
+        "that adds noise as the forward chain does, fresh; here eps_hat is the noise that x_t already holds": (
+            one_way_of_the_chain
         ),
     }
-    check("to_sigma", answer, lambda kept: math.sqrt((1 - kept) / kept), cases, mistakes)
-
-
-def from_sigma(answer: Function) -> None:
-    """Exercise 3: `answer(sigma)`, a plain number -> alphas_cumprod."""
-    cases = [(sigma,) for sigma in (0.01, 0.3, 0.75, 1.0, 7.0, 80.0)]
-    mistakes = {
-        "sigma is not squared yet": lambda sigma: 1 / (1 + sigma),
-        "this is the signal, sqrt(alphas_cumprod)": lambda sigma: 1 / math.sqrt(1 + sigma**2),
-        "this is 1 - alphas_cumprod, the share of the noise": lambda sigma: sigma**2 / (1 + sigma**2),
-        "that inverts sigma = sqrt(1 - alphas_cumprod), which is the noise in x_t, not per signal": lambda sigma: (
-            1 - sigma**2
-        ),
-        "this is the signal-to-noise ratio": lambda sigma: 1 / sigma**2,
-    }
-    check("from_sigma", answer, lambda sigma: 1 / (1 + sigma**2), cases, mistakes)
+    check("ddim_inversion", answer, step(), cases, mistakes)
