@@ -1,10 +1,13 @@
 """Attention against values worked out by hand and against diffusers' layers on the same weights."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from compare import assert_equal, random
+from compare import randomized as at_random
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention as TheirAttention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
@@ -32,14 +35,7 @@ IN_BLOCK = {
 }
 
 
-def randomized(module, seed=0):
-    """All parameters at random: those that start at 0 or 1 would hide a mistake."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            scale = 1.5 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.5
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    return module
+randomized = partial(at_random, matrices=1.5, vectors=0.5)  # large enough that attention has its preferences
 
 
 def copy_weights(ours, theirs, names):
@@ -50,15 +46,6 @@ def copy_weights(ours, theirs, names):
         state[names[prefix] + name.removeprefix(prefix) if prefix else name] = tensor
     theirs.load_state_dict(state)  # strict: every tensor is used and none is missing
     return theirs.eval()
-
-
-def random(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def assert_equal(ours, theirs):
-    assert ours.abs().max() > 0.1
-    assert (ours - theirs).abs().max() <= 1e-5
 
 
 def test_attention_by_hand():

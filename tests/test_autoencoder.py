@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from compare import assert_equal, random, randomized
 from diffusers import AutoencoderKL as TheirAutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import nn
@@ -50,25 +51,6 @@ def reference(config, **more):
         norm_num_groups=config.get("groups", 32),
         **more,
     )
-
-
-def randomized(module, seed=0):
-    """All parameters at random: those that start at 0 or 1 would hide a mistake."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            scale = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.3
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    return module.eval()
-
-
-def random(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def assert_equal(ours, theirs):
-    assert ours.abs().max() > 0.1
-    assert (ours - theirs).abs().max() <= 1e-5
 
 
 def test_full_size_is_stable_diffusion():

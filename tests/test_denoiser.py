@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from compare import assert_equal, random
 from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.models.embeddings import Timesteps
 from hypothesis import given
@@ -40,15 +41,6 @@ def copy_weights(ours, theirs):
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     theirs.load_state_dict({reference_name(ours, name): t for name, t in ours.state_dict().items()})  # strict
     return theirs.eval()
-
-
-def random(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def assert_equal(ours, theirs):
-    assert ours.abs().max() > 0.1
-    assert (ours - theirs).abs().max() <= 1e-5
 
 
 def conditional(config, **more):

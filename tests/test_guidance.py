@@ -2,16 +2,13 @@
 
 import pytest
 import torch
+from compare import random
 
 from minildm import samplers
 from minildm.denoiser import Denoiser
 from minildm.guidance import guided
 from minildm.schedule import PREDICTS, NoiseSchedule
 from minildm.tensors import seeded
-
-
-def random(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Stable Diffusion in small, at random: what diffusers saves we load and the reverse, and both draw alike."""
 
 import json
-import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +8,7 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 import torch
+from compare import random, randomized
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
@@ -57,20 +57,6 @@ KINDS = {
     ),
 }
 BETAS = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-
-
-def random(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def randomized(module, seed=0):
-    """All parameters at random: those that start at 0 or 1 would hide a mistake."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            scale = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.3
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    return module.eval()
 
 
 def sibling(pipe, kind):
