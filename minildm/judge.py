@@ -40,9 +40,7 @@ def inspect(images: Tensor | Sequence, model: nn.Module | None = None) -> list[l
 @torch.no_grad()
 def class_map(model: nn.Module, images: Tensor) -> np.ndarray:
     """The likeliest class of each pixel: 0 = ground, i + 1 = VOCABULARY[i]. (b, 3, h, w) in [0, 1] -> (b, h, w)"""
-    parameter = next(model.parameters())
-    parts = images.to(parameter.device, parameter.dtype).mul(2).sub(1).split(64)  # so that memory stays small
-    return torch.cat([model(part).argmax(1) for part in parts]).cpu().numpy()
+    return torch.cat([model(part).argmax(1) for part in _parts(model, images)]).cpu().numpy()
 
 
 @torch.no_grad()
@@ -52,10 +50,7 @@ def features(images: Tensor | Sequence, model: nn.Module | None = None) -> Tenso
     The mean and the standard deviation over the picture of its coarsest feature map.  images, model: as in `inspect`.
     """
     model = _shipped() if model is None else model
-    images = to_pictures(images)
-    parameter = next(model.parameters())
-    maps = [model.encode(part.to(parameter) * 2 - 1)[-1] for part in images.split(64)]
-    maps = torch.cat(maps).flatten(2)  # (b, c, h w)
+    maps = torch.cat([model.encode(part)[-1] for part in _parts(model, to_pictures(images))]).flatten(2)  # (b, c, h w)
     return torch.cat([maps.mean(2), maps.std(2)], dim=1)
 
 
@@ -83,6 +78,12 @@ def objects(classes: np.ndarray) -> list[Found]:
     for one in found:
         largest[one.name] = max(largest[one.name], one.mask.sum())
     return sorted((one for one in found if one.mask.sum() * 10 > largest[one.name]), key=lambda one: one.box)
+
+
+def _parts(model, images):
+    """Pictures as the judge takes them, in [-1, 1] and where it is; a few at a time, so that memory stays small."""
+    parameter = next(model.parameters())
+    return images.to(parameter.device, parameter.dtype).mul(2).sub(1).split(64)
 
 
 @cache

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from compare import assert_equal, random
+from compare import assert_equal, random, randomized
 from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.models.embeddings import Timesteps
 from hypothesis import given
@@ -33,12 +33,8 @@ SMALL = dict(channels=(12, 24, 36), blocks_per_level=2, attention=(1,), heads=2,
 
 
 def copy_weights(ours, theirs):
-    """All parameters at random, the same in both: those that start at 0 or 1 would hide a mistake."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in ours.parameters():
-            scale = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.3
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    """All parameters at random, the same in both."""
+    randomized(ours)
     theirs.load_state_dict({reference_name(ours, name): t for name, t in ours.state_dict().items()})  # strict
     return theirs.eval()
 

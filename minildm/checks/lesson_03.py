@@ -2,13 +2,13 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ._check import Function, check
 
 
-def _with_tensors(function: Function) -> Function:
-    """The cases are kept as arrays; the lesson's functions take tensors."""
-    return lambda *case: function(*(torch.from_numpy(np.array(argument)) for argument in case))
+def _tensors(*arguments) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(np.array(argument)) for argument in arguments)
 
 
 def shift_weights(answer: Function) -> None:
@@ -37,9 +37,9 @@ def eps_from_v(answer: Function) -> None:
     """Exercise 2: `answer(x_t, v, kept)`, tensors (b, c, h, w) and alphas_cumprod (b, 1, 1, 1) -> eps (b, c, h, w)."""
     rng = np.random.default_rng(3)
     shapes = [(1, 1, 2, 1), (2, 1, 2, 3), (3, 2, 4, 2)]
-    cases = [(*rng.normal(size=(2, *shape)), rng.uniform(0.05, 0.95, (shape[0], 1, 1, 1))) for shape in shapes]
+    cases = [_tensors(*rng.normal(size=(2, *shape)), rng.uniform(0.05, 0.95, (shape[0], 1, 1, 1))) for shape in shapes]
 
-    def turned(x=1.0, v=1.0, swapped=False, root=np.sqrt):
+    def turned(x=1.0, v=1.0, swapped=False, root=torch.sqrt):
         def formula(x_t, velocity, kept):
             a, s = root(kept), root(1 - kept)
             return x * a * x_t + v * s * velocity if swapped else x * s * x_t + v * a * velocity
@@ -53,10 +53,10 @@ def eps_from_v(answer: Function) -> None:
         "look at the sign of x_t: without signal, at the end, it is the noise itself": turned(x=-1),
         "signal and noise are the square roots of kept and of 1 - kept": turned(root=lambda level: level),
         "that turns x_0_to_eps: v is not the clean picture": (
-            lambda x_t, v, kept: (x_t - np.sqrt(kept) * v) / np.sqrt(1 - kept)
+            lambda x_t, v, kept: (x_t - kept.sqrt() * v) / (1 - kept).sqrt()
         ),
     }
-    check("eps_from_v", _with_tensors(answer), turned(), cases, mistakes)
+    check("eps_from_v", answer, turned(), cases, mistakes)
 
 
 def posterior_mean(answer: Function) -> None:
@@ -68,31 +68,32 @@ def posterior_mean(answer: Function) -> None:
     cases = []
     for b, n, d, kept in [(1, 3, 2, 0.7), (2, 4, 1, 0.5), (3, 5, 2, 0.2), (4, 7, 3, 0.9)]:
         points, p = rng.normal(size=(n, d)), rng.dirichlet(np.ones(n))
-        cases.append((np.sqrt(kept) * points[rng.integers(n, size=b)] + rng.normal(size=(b, d)) / 2, points, p, kept))
+        x_t = np.sqrt(kept) * points[rng.integers(n, size=b)] + rng.normal(size=(b, d)) / 2
+        cases.append(_tensors(x_t, points, p, kept))
 
-    def formula(root=np.sqrt, two=2.0, own=lambda p: p, noise=lambda kept: 1 - kept, power=2, best=False):
+    def formula(root=torch.sqrt, two=2.0, own=lambda p: p, noise=lambda kept: 1 - kept, power=2, best=False):
         def mean(x_t, points, p, kept):
-            away = (np.abs(x_t[:, None] - root(kept) * points) ** power).sum(-1)  # (b, n)
-            weight = own(p) * np.exp(-away / (two * noise(kept)))
+            away = ((x_t[:, None] - root(kept) * points).abs() ** power).sum(-1)  # (b, n)
+            weight = own(p) * torch.exp(-away / (two * noise(kept)))
             if best:
                 return points[weight.argmax(1)]
-            return weight / weight.sum(1, keepdims=True) @ points
+            return weight / weight.sum(1, keepdim=True) @ points
 
         return mean
 
     def unnormalised(x_t, points, p, kept):
-        away = ((x_t[:, None] - np.sqrt(kept) * points) ** 2).sum(-1)
-        return p * np.exp(-away / (2 * (1 - kept))) @ points
+        away = ((x_t[:, None] - kept.sqrt() * points) ** 2).sum(-1)
+        return p * torch.exp(-away / (2 * (1 - kept))) @ points
 
     mistakes = {
-        "all points count alike here: where do their probabilities p come in?": formula(own=np.ones_like),
+        "all points count alike here: where do their probabilities p come in?": formula(own=torch.ones_like),
         "x_t is compared with the points as they are, but noising shrinks them, by the root of kept": (
             formula(root=lambda kept: 1.0)
         ),
         "noising shrinks the points by the root of kept, not by kept": formula(root=lambda kept: kept),
         "the weights must add up to 1 for each x_t": unnormalised,
         "there is a 2 below the fraction bar": formula(two=1.0),
-        "the variance of the noise is 1 - kept, not its root": formula(noise=lambda kept: np.sqrt(1 - kept)),
+        "the variance of the noise is 1 - kept, not its root": formula(noise=lambda kept: (1 - kept).sqrt()),
         "that is the likeliest point; the mean weighs all of them": formula(best=True),
     }
-    check("posterior_mean", _with_tensors(answer), formula(), cases, mistakes)
+    check("posterior_mean", answer, formula(), cases, mistakes)

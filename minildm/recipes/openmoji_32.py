@@ -54,15 +54,15 @@ def fit(model: Denoiser, x: Tensor, steps: int = STEPS, seed: int = 0, **options
 @torch.no_grad()
 def error(model: Denoiser, x: Tensor, seed: int = 0) -> float:
     """The mean squared error of v on pictures x, each at 20 timesteps drawn from the seed."""
-    generator = torch.Generator().manual_seed(seed)
-    batches = [draw_noise(x, schedule(), generator) for _ in range(20)]
-    return float(torch.cat([denoising_error(model, batch, schedule(), PREDICTS) for batch in batches]).mean())
+    noise, generator = schedule(), torch.Generator().manual_seed(seed)
+    batches = (draw_noise(x, noise, generator) for _ in range(20))
+    return float(torch.cat([denoising_error(model, batch, noise, PREDICTS) for batch in batches]).mean())
 
 
 def draw(model: Denoiser, n: int, steps: int = 25, seed: int = 0) -> Tensor:
     """n pictures from noise, (n, 3, 32, 32) in [-1, 1]."""
-    x_T = torch.randn(n, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
-    parts = (samplers.ddim(model, schedule(), part, steps, predicts=PREDICTS, clip=1) for part in x_T.split(64))
+    noise, x_T = schedule(), torch.randn(n, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    parts = (samplers.ddim(model, noise, part, steps, predicts=PREDICTS, clip=1) for part in x_T.split(64))
     return torch.cat([list(part)[-1].x_t for part in parts])
 
 
