@@ -2,5 +2,6 @@
 
 from minildm.stable_diffusion._names import reference_name
 from minildm.stable_diffusion.folders import load, save
+from minildm.stable_diffusion.full_size import SD_1, SD_1_INPAINTING, SD_2, SD_2_INPAINTING, Configuration
 
-__all__ = ["load", "save", "reference_name"]
+__all__ = ["load", "save", "reference_name", "Configuration", "SD_1", "SD_1_INPAINTING", "SD_2", "SD_2_INPAINTING"]
