@@ -1,9 +1,13 @@
-"""How good is it? Overlap of masks and of instances, distance between sets of pictures."""
+"""How good is it? Overlap of masks and of instances, likeness of two pictures, distance between sets of pictures."""
+
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from minildm.optional import require
+from minildm.tensors import to_pictures
 
 
 def _same_shape(true: np.ndarray, pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -51,6 +55,62 @@ def border_f1(true: np.ndarray, pred: np.ndarray, tolerance: float = 1.0) -> flo
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
+def psnr(true: Tensor, pred: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture in dB, -10 log10 of its mean squared error; inf for an equal picture.
+
+    true, pred: (b, c, h, w) in [0, 1], so that the peak is 1. The error is averaged over a picture's pixels and
+    channels; pictures are not averaged: the mean of what is returned weighs them equally, and is inf if one is.
+    -> (b,).  Computed by `torchmetrics`.  Raises ValueError for other shapes or ranges.
+    """
+    true, pred = _pictures_of_one_shape(true, pred)
+    functional = require("torchmetrics.functional.image")
+    return functional.peak_signal_noise_ratio(pred, true, data_range=1.0, reduction="none", dim=(1, 2, 3))
+
+
+def ssim(true: Tensor, pred: Tensor) -> Tensor:
+    """Structural similarity of each picture, at most 1, for equal ones: do brightness, contrast and pattern agree?
+
+    true, pred: (b, c, h, w) in [0, 1], at least 6×6. It is taken in a Gaussian window (sigma 1.5) around each pixel,
+    which the picture's mirror image fills at the border, and averaged over pixels and channels. -> (b,)
+    Computed by `torchmetrics`.  Source: Wang et al., "Image quality assessment" (2004).  Raises ValueError.
+    """
+    true, pred = _pictures_of_one_shape(true, pred)
+    if min(true.shape[2:]) < 6:
+        h, w = true.shape[2:]
+        raise ValueError(f"expected pictures of at least 6×6, half of SSIM's window, got {h}×{w}")
+    functional = require("torchmetrics.functional.image")
+    return functional.structural_similarity_index_measure(pred, true, data_range=1.0, reduction="none")
+
+
+def _pictures_of_one_shape(true: Tensor, pred: Tensor) -> tuple[Tensor, Tensor]:
+    if true.shape != pred.shape or true.ndim != 4 or not len(true):
+        raise ValueError(
+            f"expected two batches of pictures of one shape (b, c, h, w), got {tuple(true.shape)} and "
+            f"{tuple(pred.shape)}"
+        )
+    return to_pictures(true, true.shape[1]).float(), to_pictures(pred, true.shape[1]).float()
+
+
+def frechet_distance(made: Tensor, real: Tensor) -> float:
+    """How far a set of pictures is from a set of real ones, if their features were normally distributed; 0 if equal.
+
+    made: (n, d), real: (m, d) features of pictures, as from `judge.features`, at least two of each.
+    |mean - mean'|² + tr(C + C' - 2 (C C')^½), where C, C' are the covariances. The fewer the pictures, the larger it
+    comes out: compare distances of equal n and m alone, such as the floor beside it in `compare`.
+    Raises ValueError for features of another shape.
+    Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (2017), equation 6; there with Inception's
+    features, here with those that are given.
+    """
+    made, real = _features(made, real)
+    shift = (made.mean(0) - real.mean(0)).square().sum()
+    # With C = R^T R and C' = R'^T R', the trace of (C C')^½ is the sum of the singular values of R R'^T. So neither a
+    # product of covariances nor its root is formed, and fewer pictures than features do no harm.
+    roots = [torch.linalg.qr((x - x.mean(0)) / (len(x) - 1) ** 0.5, mode="r").R for x in (made, real)]
+    shared = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
+    total = sum(root.square().sum() for root in roots)  # the trace of C is the sum of R's squares
+    return max(0.0, float(shift + total - 2 * shared))
+
+
 def kernel_distance(made: Tensor, real: Tensor) -> float:
     """How far a set of pictures is from a set of real ones, by their features: 0 for two samples of one distribution.
 
@@ -61,12 +121,7 @@ def kernel_distance(made: Tensor, real: Tensor) -> float:
     Raises ValueError for features of another shape.
     Source: Binkowski et al., "Demystifying MMD GANs" (2018), section 3, cubic kernel.
     """
-    if made.ndim != 2 or real.ndim != 2 or made.shape[1] != real.shape[1] or min(len(made), len(real)) < 2:
-        raise ValueError(
-            f"expected features (n, d) and (m, d) of at least two pictures each, got {tuple(made.shape)} and "
-            f"{tuple(real.shape)}"
-        )
-    made, real = made.double(), real.double()
+    made, real = _features(made, real)
     mean, std = real.mean(0), real.std(0).clamp_min(1e-6)
     made, real = (made - mean) / std, (real - mean) / std
 
@@ -78,3 +133,55 @@ def kernel_distance(made: Tensor, real: Tensor) -> float:
         return (k.sum() - k.trace()) / (len(a) * (len(a) - 1))
 
     return float(within(made) + within(real) - 2 * kernel(made, real).mean())
+
+
+def _features(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    if made.ndim != 2 or real.ndim != 2 or made.shape[1] != real.shape[1] or min(len(made), len(real)) < 2:
+        raise ValueError(
+            f"expected features (n, d) and (m, d) of at least two pictures each, got {tuple(made.shape)} and "
+            f"{tuple(real.shape)}"
+        )
+    for name, x in (("made", made), ("real", real)):
+        if not x.isfinite().all():
+            raise ValueError(f"expected finite features, got {(~x.isfinite()).sum()} that are not, in {name}")
+    return made.double(), real.double()
+
+
+class Comparison(NamedTuple):
+    """Both distances of a set of pictures from real ones, and the floor of each; printed, it is one honest line."""
+
+    frechet: float
+    frechet_floor: float  # what as many real pictures get
+    kernel: float
+    kernel_floor: float
+    made: int  # how many pictures were measured, and as many real ones for the floor
+    real: int  # how many real ones both were measured against
+    extractor: str  # what the features are
+
+    def __str__(self):
+        return (
+            f"Fréchet {self.frechet:.4g} (floor {self.frechet_floor:.4g}), "
+            f"kernel {self.kernel:.4f} (floor {self.kernel_floor:.4f}): "
+            f"{self.made} samples against {self.real} real pictures, {self.extractor}"
+        )
+
+
+def compare(made: Tensor, real: Tensor, extractor: str) -> Comparison:
+    """Measure pictures by `frechet_distance` and `kernel_distance`, and as many real ones in the same way: the floor.
+
+    made: (n, d) features of the pictures.  real: (m, d) those of m >= 2 n real pictures: n of them, drawn at random
+    and always the same, are measured for the floor; the other m - n are what both are measured against.
+    extractor: what made the features, in words, such as "features of scenes-judge".
+    Raises ValueError for features of another shape, and for fewer real pictures.
+    """
+    made, real = _features(made, real)
+    n, m = len(made), len(real)
+    if m < 2 * n:
+        raise ValueError(
+            f"expected at least twice as many real pictures as samples, {n} for the floor and {n} to compare with, "
+            f"got {m}: add real pictures, or measure {m // 2} samples"
+        )
+    order = torch.randperm(m, generator=torch.Generator().manual_seed(0)).to(real.device)
+    held, against = real[order[:n]], real[order[n:]]
+    distances = [measure(x, against) for measure in (frechet_distance, kernel_distance) for x in (made, held)]
+    return Comparison(*distances, made=n, real=m - n, extractor=extractor)

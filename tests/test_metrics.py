@@ -1,9 +1,23 @@
+import math
+
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
+from skimage.metrics import structural_similarity
+from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from minildm.metrics import average_precision, border_f1, dice, kernel_distance
+from minildm.metrics import (
+    average_precision,
+    border_f1,
+    compare,
+    dice,
+    frechet_distance,
+    kernel_distance,
+    psnr,
+    ssim,
+)
 
 
 def square(*corners, shape=(12, 20)):
@@ -90,3 +104,134 @@ def test_kernel_distance_is_about_zero_for_one_distribution_and_grows_with_the_s
 def test_kernel_distance_refuses_what_it_cannot_compare(made, real):
     with pytest.raises(ValueError, match="at least two pictures each"):
         kernel_distance(torch.zeros(made), torch.zeros(real))
+
+
+def pictures(n=3, h=16, w=20, seed=0):
+    """Smooth ones, and the same with noise that grows from picture to picture."""
+    generator = torch.Generator().manual_seed(seed)
+    true = torch.nn.functional.avg_pool2d(torch.rand(n, 3, h + 4, w + 4, generator=generator), 5, stride=1)
+    noise = torch.randn(true.shape, generator=generator) * torch.linspace(0.02, 0.2, n)[:, None, None, None]
+    return true, (true + noise).clamp(0, 1)
+
+
+def test_psnr_by_hand():
+    true, pred = torch.zeros(3, 2, 4, 5), torch.zeros(3, 2, 4, 5)
+    pred[0] = 0.1  # a mean squared error of 0.01
+    pred[1, 0] = 1.0  # of 0.5
+    found = psnr(true, pred)
+    assert found.shape == (3,)
+    assert found[0].item() == pytest.approx(20, abs=1e-4)
+    assert found[1].item() == pytest.approx(10 * math.log10(2), abs=1e-4)
+    assert found[2] == math.inf
+    assert psnr(true[:1], pred[:1]).shape == (1,)
+
+
+def test_ssim_equals_the_reference():
+    # in a grey frame, since each mirrors a border in its own way
+    true, pred = (torch.nn.functional.pad(x, [6] * 4, value=0.5) for x in pictures())
+    how = dict(data_range=1, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True)
+    maps = [structural_similarity(a.numpy(), b.numpy(), **how)[1] for a, b in zip(true, pred, strict=True)]
+    assert ssim(true, pred).tolist() == pytest.approx([one.mean() for one in maps], abs=1e-5)
+    assert ssim(true, true).tolist() == pytest.approx([1, 1, 1], abs=1e-6)
+    first, *_, last = ssim(true, pred)
+    assert first > last + 0.1
+
+
+def test_ssim_by_hand_where_nothing_varies():
+    true, pred = torch.full((1, 1, 12, 12), 0.5), torch.full((1, 1, 12, 12), 0.7)
+    expected = (2 * 0.5 * 0.7 + 1e-4) / (0.25 + 0.49 + 1e-4)  # contrast and pattern agree: both have none
+    assert ssim(true, pred).item() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+@pytest.mark.parametrize(
+    "true, pred, says",
+    [
+        (torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 9), r"of one shape \(b, c, h, w\), got \(2, 3, 8, 8\) and"),
+        (torch.zeros(3, 8, 8), torch.zeros(3, 8, 8), "of one shape"),
+        (torch.zeros(0, 3, 8, 8), torch.zeros(0, 3, 8, 8), "of one shape"),
+        (torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8) - 1, r"\(x \+ 1\) / 2"),
+    ],
+)
+def test_likeness_says_what_it_needs(metric, true, pred, says):
+    with pytest.raises(ValueError, match=says):
+        metric(true, pred)
+
+
+def test_ssim_refuses_what_is_smaller_than_its_window():
+    with pytest.raises(ValueError, match="at least 6×6, half of SSIM's window, got 8×5"):
+        ssim(torch.zeros(1, 3, 8, 5), torch.zeros(1, 3, 8, 5))
+    assert ssim(torch.zeros(1, 3, 6, 6), torch.zeros(1, 3, 6, 6)) == 1
+
+
+def test_frechet_distance_by_hand():
+    # In each feature alone it is (mean - mean')² + (std - std')². Here: means 0 and 3, stds r and 2r, r = sqrt(2).
+    assert frechet_distance(torch.tensor([[2.0], [4.0]]) * 2 - 3, torch.tensor([[-1.0], [1.0]])) == pytest.approx(9 + 2)
+    # Two features that go together against two that go apart: C C' = 0, so it is the sum of both traces, 4 + 4.
+    together, apart = torch.tensor([[1.0, 1.0], [-1.0, -1.0]]), torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    assert frechet_distance(together, apart) == pytest.approx(8)
+    assert frechet_distance(together, together) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("n, m", [(200, 300), (4, 3)])
+def test_frechet_distance_equals_the_references(n, m):
+    mix = torch.randn(5, 5, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    made, real = draw(n, 1, 0.5) @ mix, draw(m, 2)
+    (mean, a), (other, b) = ((x.mean(0).numpy(), np.cov(x.numpy().T)) for x in (made, real))
+    if n > 5:
+        by_sqrtm = ((mean - other) ** 2).sum() + np.trace(a + b - 2 * scipy.linalg.sqrtm(a @ b).real)
+        assert frechet_distance(made, real) == pytest.approx(by_sqrtm, rel=1e-9)
+    features = torch.nn.Identity()
+    features.num_features = 5
+    reference = FrechetInceptionDistance(features)
+    reference.update(made, real=False)
+    reference.update(real, real=True)
+    assert frechet_distance(made, real) == pytest.approx(float(reference.compute()), rel=1e-6)
+
+
+def test_frechet_distance_of_one_distribution_shrinks_with_the_number_of_pictures():
+    few, many = ([frechet_distance(draw(n, k), draw(n, 100 + k)) for k in range(10)] for n in (20, 200))
+    assert min(few) > max(many) > 0
+    far = torch.full((40, 5), 1e4, dtype=torch.float64)  # features far from 0: nothing cancels
+    assert frechet_distance(draw(40, 1) + far, draw(40, 2) + far) == pytest.approx(
+        frechet_distance(draw(40, 1), draw(40, 2)), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("made, real", [((1, 3), (4, 3)), ((4, 3), (4, 2)), ((4,), (4, 3)), ((4, 3), (1, 3))])
+def test_frechet_distance_refuses_what_it_cannot_compare(made, real):
+    with pytest.raises(ValueError, match="at least two pictures each"):
+        frechet_distance(torch.zeros(made), torch.zeros(real))
+
+
+@pytest.mark.parametrize("measure", [frechet_distance, kernel_distance])
+def test_distances_refuse_what_is_no_number(measure):
+    broken = draw(4, 1)
+    broken[1, 2] = math.nan
+    with pytest.raises(ValueError, match="1 that are not, in real"):
+        measure(draw(4, 2), broken)
+
+
+def test_compare_measures_samples_and_the_floor_with_the_same_counts():
+    made, real = draw(40, 1, 1.0), draw(100, 2)
+    found = compare(made, real, "five random features")
+    assert (found.made, found.real) == (40, 60)
+    assert found.frechet > 5 * found.frechet_floor > 0 and found.kernel > 5 * abs(found.kernel_floor)
+    # were the samples the real pictures that the floor is made of, both would be equal
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    same = compare(real[order[:40]], real, "five random features")
+    assert (same.frechet, same.kernel) == (same.frechet_floor, same.kernel_floor)
+    assert (same.frechet_floor, same.kernel_floor) == (found.frechet_floor, found.kernel_floor)
+    assert found.frechet == pytest.approx(frechet_distance(made, real[order[40:]]))
+    assert found.kernel == pytest.approx(kernel_distance(made, real[order[40:]]))
+
+
+def test_a_comparison_prints_all_that_it_means_something_with():
+    line = str(compare(draw(4, 1), draw(9, 2), "features of scenes-judge")._replace(frechet=12.3456, kernel=0.05))
+    assert line.startswith("Fréchet 12.35 (floor ") and "kernel 0.0500 (floor " in line
+    assert line.endswith("): 4 samples against 5 real pictures, features of scenes-judge")
+
+
+def test_compare_needs_real_pictures_for_the_floor():
+    with pytest.raises(ValueError, match="twice as many real pictures as samples, 8 for the floor.*got 11.*measure 5"):
+        compare(draw(8, 1), draw(11, 2), "five random features")
