@@ -281,6 +281,32 @@ def test_spacing_offset_and_other_samplers():
     assert apart(pipe("a cat", sampler=own, **HOW), pipe("a cat", **HOW)) > 1e-3
 
 
+@pytest.mark.parametrize("predicts", ["eps", "x_0", "v"])
+def test_ddim_may_leave_the_noise_of_timestep_0_in(predicts, picture):
+    pipe, short = build(predicts=predicts, spacing="leading"), build(predicts=predicts, ends_clean=False, offset=1)
+    how = dict(prompt="a cat", seed=0, steps=3)
+    for spacing, offset, path in [("leading", 1, [33, 17, 1]), ("leading", 0, [32, 16, 0])]:
+        pipe.spacing, pipe.offset = short.spacing, short.offset = spacing, offset
+        seen = []
+        hook = short.unet.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[1][0].item()))
+        *whole, last = pipe.steps(**how)
+        *steps, end = short.steps(**how)
+        hook.remove()
+        assert [step.t for step in steps] == [*path, 0][: 4 - (offset == 0)] and end.t == -1
+        assert seen == [t for t in path if t > 0]  # no look at timestep 0
+        if offset:
+            kept = pipe.schedule.alphas_cumprod[0]
+            expected = kept.sqrt() * whole[-1].x0_hat + (1 - kept).sqrt() * whole[-1].eps_hat
+            assert apart(expected, last.x_t) > 1e-3
+        else:
+            expected = whole[-1].x_t
+        assert_equal(end.x_t, expected)
+        assert_equal(pipe(sampler="heun", **how | HOW), short(sampler="heun", **how | HOW))
+    mask = torch.zeros(8, 12)
+    found = list(short.steps(image=picture, mask=mask, strength=0.3, **how))
+    assert_equal(found[-1].x_t, short.encode(picture))  # what is known is known without noise
+
+
 def test_padding_is_seen_or_not(pipe):
     seeing, seen = build(sees_padding=True), []
     seeing.unet.register_forward_pre_hook(lambda module, args, told: seen.append(told), with_kwargs=True)
@@ -341,7 +367,7 @@ def test_lower_precision(pipe, picture):
     [
         (dict(), dict(prompt="a red cat")),
         (dict(words=False, num_classes=3), dict(y=1)),
-        (dict(words=False, predicts="x_0", spacing="leading", offset=1, size=16), {}),
+        (dict(words=False, predicts="x_0", spacing="leading", offset=1, ends_clean=False, size=16), {}),
     ],
 )
 def test_it_comes_back_from_its_folder(build_with, call_with, tmp_path):
@@ -352,7 +378,7 @@ def test_it_comes_back_from_its_folder(build_with, call_with, tmp_path):
     again = LatentDiffusion.from_pretrained(folder)
     assert torch.equal(again(**HOW, **call_with), pipe(**HOW, **call_with))
     assert torch.equal(again.schedule.betas, pipe.schedule.betas)
-    names = ("words", "predicts", "guidance", "spacing", "offset", "sees_padding", "scale_factor")
+    names = ("words", "predicts", "guidance", "spacing", "offset", "ends_clean", "sees_padding", "scale_factor")
     assert all(getattr(again, name) == getattr(pipe, name) for name in names)
     assert tuple(again.size) == tuple(pipe.size)
     assert weights.record(folder / "unet.safetensors")["recipe"] == "by hand"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
 from minildm.pipeline import LatentDiffusion
+from minildm.samplers import ddim
 from minildm.schedule import NoiseSchedule
 from minildm.stable_diffusion import _configs as configs
 from minildm.stable_diffusion import load, save
@@ -41,18 +43,21 @@ KINDS = {
         unet=dict(in_channels=4, attention_head_dim=4),
         text=dict(hidden_act="quick_gelu", num_hidden_layers=2),
         predicts="epsilon",
+        scheduler=diffusers.PNDMScheduler,  # as on the Hub
         pad=END,
     ),
     "SD 2": dict(
         unet=dict(in_channels=4, attention_head_dim=(2, 3, 5), use_linear_projection=True),
         text=dict(hidden_act="gelu", num_hidden_layers=3),
         predicts="v_prediction",
+        scheduler=diffusers.DDIMScheduler,
         pad="!",
     ),
     "inpainting": dict(
         unet=dict(in_channels=9, attention_head_dim=4),
         text=dict(hidden_act="quick_gelu", num_hidden_layers=1),
         predicts="epsilon",
+        scheduler=diffusers.PNDMScheduler,  # as on the Hub
         pad=END,
     ),
 }
@@ -94,13 +99,14 @@ def both(request, clip_files, tmp_path_factory):  # noqa: F811
         vae.quant_conv.bias[4:] = -40
     parts = dict(unet=unet, vae=vae, text_encoder=text, safety_checker=None, feature_extractor=None)
     parts["tokenizer"] = CLIPTokenizer.from_pretrained(write_clip(folder / "clip", clip_files, kind["pad"]))
-    parts["scheduler"] = diffusers.DDIMScheduler(
-        **BETAS, prediction_type=kind["predicts"], clip_sample=False, set_alpha_to_one=True, steps_offset=1
+    parts["scheduler"] = kind["scheduler"](
+        **BETAS, prediction_type=kind["predicts"], set_alpha_to_one=False, steps_offset=1
     )
     pipeline = StableDiffusionInpaintPipeline if request.param == "inpainting" else StableDiffusionPipeline
     theirs = pipeline(**parts, requires_safety_checker=False)
     theirs.set_progress_bar_config(disable=True)
     theirs.save_pretrained(folder / "pipe")
+    theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config, clip_sample=False)
     return SimpleNamespace(kind=request.param, theirs=theirs, ours=load(folder / "pipe"), folder=folder / "pipe")
 
 
@@ -128,6 +134,7 @@ def test_what_it_says_of_itself(both):
     assert (pipe.scale_factor, pipe.size, pipe.multiple, pipe.guidance) == (0.3, (32, 32), 16, 7.5)
     assert pipe.predicts == ("v" if both.kind == "SD 2" else "eps")
     assert (pipe.spacing, pipe.offset, pipe.inpaints) == ("leading", 1, both.kind == "inpainting")
+    assert not pipe.ends_clean and not both.theirs.scheduler.config.set_alpha_to_one
     torch.testing.assert_close(pipe.schedule.betas, NoiseSchedule.scaled_linear().betas)
     for ours, theirs in [(pipe.unet, both.theirs.unet), (pipe.vae, both.theirs.vae)]:
         assert count_parameters(ours) == count_parameters(theirs) and not ours.training
@@ -177,6 +184,22 @@ def test_image_to_image_is_the_references(both, strength):
     assert_equal(both.ours(PROMPTS[0], image=image, strength=strength, **how), found, 1e-3)
 
 
+@pytest.mark.parametrize("both", ["SD 1"], indirect=True)
+@pytest.mark.parametrize(("to_one", "eta"), [(True, 0.0), (False, 1.0), (True, 1.0)])
+def test_where_ddim_ends(both, to_one, eta, monkeypatch):
+    """It counts: with the other end the pictures are ten times as far apart."""
+    x_T, prompt = random(1, 4, 8, 12, seed=3), PROMPTS[0]
+    scheduler = diffusers.DDIMScheduler.from_config(both.theirs.scheduler.config, set_alpha_to_one=to_one)
+    monkeypatch.setattr(both.theirs, "scheduler", scheduler)
+    how = HOW | dict(negative_prompt="", height=32, width=48, latents=x_T, eta=eta)
+    theirs = both.theirs(prompt, generator=torch.Generator().manual_seed(6), **how).images
+    how = OURS | dict(negative_prompt="", x_T=x_T, seed=6, sampler=partial(ddim, eta=eta))
+    monkeypatch.setattr(both.ours, "ends_clean", to_one)
+    assert_equal(both.ours(prompt, **how), theirs, 5e-5)
+    monkeypatch.setattr(both.ours, "ends_clean", not to_one)
+    assert (both.ours(prompt, **how) - theirs).abs().max() > 5e-4
+
+
 def second_draw(seed):
     """The noise of diffusers, which first draws from the latent of the picture."""
     generator = torch.Generator().manual_seed(seed)
@@ -222,7 +245,8 @@ def test_what_we_save_diffusers_opens(both, tmp_path):
         found = getattr(theirs, name).state_dict()
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[key], expected[key]) for key in found)
-    assert theirs.scheduler.config.prediction_type == both.theirs.scheduler.config.prediction_type
+    for key in ("prediction_type", "set_alpha_to_one", "timestep_spacing", "steps_offset"):
+        assert theirs.scheduler.config[key] == both.theirs.scheduler.config[key]
     again = load(folder)
     x_T = random(1, 4, 8, 12, seed=3)
     image = torch.full((1, 3, 32, 48), 0.3)

@@ -1,4 +1,4 @@
-"""How a picture steers: where to start between it and noise, what the U-Net sees beside x_t, what must stay."""
+"""What steers besides words: where to start, what the U-Net sees beside x_t, what must stay, and where to stop."""
 
 from collections.abc import Callable
 
@@ -56,5 +56,22 @@ def keeping(
     def model(x_t, t):
         x0_hat, _ = schedule.read(predicts, denoise(x_t, t), x_t, t)
         return torch.where(new > 0, x0_hat, z)
+
+    return model
+
+
+def stopping(
+    denoise: Callable[[Tensor, Tensor], Tensor], schedule: NoiseSchedule, predicts: str
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A denoiser of x_0 that takes what reaches timestep 0 for the clean picture, without a look at it.
+
+    So the noise of timestep 0 stays in. That is what set_alpha_to_one=false means for DDIM in diffusers.
+    """
+
+    def model(x_t, t):
+        if not t.any():
+            return x_t
+        x0_hat, _ = schedule.read(predicts, denoise(x_t, t), x_t, t)
+        return x0_hat
 
     return model

@@ -36,6 +36,8 @@ class LatentDiffusion:
     text_encoder, tokenizer: (ids, mask) -> context and texts -> (ids, mask); None where there are no words.
     size: of pictures in pixels, one number or (h, w), and guidance: the scale, unless a call says otherwise.
     spacing, offset: how timesteps are laid out, as in `samplers.spaced`.
+    ends_clean: whether DDIM goes all the way to the clean picture. False: only to timestep 0, whose little noise stays
+        in, as in Stable Diffusion's own configuration. The other samplers always go all the way.
     sees_padding: whether the picture attends to the padding behind a text as well, as in Stable Diffusion.
     words: the training's captions, or the words in them, so that others in a prompt can be warned of; None: not known.
 
@@ -57,6 +59,7 @@ class LatentDiffusion:
         guidance: float = 4.0,
         spacing: str = "trailing",
         offset: int = 0,
+        ends_clean: bool = True,
         sees_padding: bool = False,
         words: Iterable[str] | None = None,
     ):
@@ -76,7 +79,7 @@ class LatentDiffusion:
         self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
         self.schedule, self.predicts, self.spacing, self.offset = schedule, predicts, spacing, offset
         self.size = inputs.side_lengths(size, self.multiple)
-        self.guidance, self.sees_padding, self.tile = guidance, sees_padding, None
+        self.guidance, self.ends_clean, self.sees_padding, self.tile = guidance, ends_clean, sees_padding, None
         self.words = None if words is None else frozenset(word for text in words for word in inputs.words(text))
 
     @property
@@ -203,9 +206,12 @@ class LatentDiffusion:
         predicts, keep = self.predicts, mask is not None and not self.inpaints
         if z is not None:
             path, x_T = steering.start(self.schedule, path, z, x_T, strength, new, keep)
+        run = sampler if callable(sampler) else SAMPLERS[sampler]
+        if not self.ends_clean and getattr(run, "func", run) is samplers.ddim:  # also partial(ddim, eta=...)
+            denoise, predicts = steering.stopping(denoise, self.schedule, predicts), "x_0"
+            path = path if path[-1] == 0 else [*path, 0]
         if keep:
             denoise, predicts = steering.keeping(denoise, self.schedule, predicts, z, new), "x_0"
-        run = sampler if callable(sampler) else SAMPLERS[sampler]
         return run(denoise, self.schedule, x_T, timesteps=path, predicts=predicts, generator=sources)
 
     @torch.no_grad()
@@ -246,9 +252,9 @@ class LatentDiffusion:
         Raises FileExistsError for a folder that holds something else, and what `weights.save` does.
         """
         parts = {name: getattr(self, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
-        settings = {name: getattr(self, name) for name in ("predicts", "size", "guidance", "spacing", "offset")}
-        settings |= dict(sees_padding=self.sees_padding, words=self.words and sorted(self.words))
-        settings["betas"] = self.schedule.betas.tolist()
+        names = ("predicts", "size", "guidance", "spacing", "offset", "ends_clean", "sees_padding")
+        settings = {name: getattr(self, name) for name in names}
+        settings |= dict(words=self.words and sorted(self.words), betas=self.schedule.betas.tolist())
         parts = {name: part for name, part in parts.items() if part is not None}
         return files.write(Path(folder), parts, settings, dtype, record)
 

@@ -158,7 +158,7 @@ def text_encoder(config: dict, file: Path) -> TextEncoder:
 
 
 def schedule(config: dict, file: Path) -> tuple[NoiseSchedule, dict]:
-    """The noise schedule of a scheduler_config.json, and what it says on prediction and spacing.
+    """The noise schedule of a scheduler_config.json, and what it says on prediction, spacing and the end of DDIM.
 
     Which sampler it names does not matter here: a call chooses it.
     """
@@ -180,7 +180,8 @@ def schedule(config: dict, file: Path) -> tuple[NoiseSchedule, dict]:
     if said not in PREDICTS:
         refuse(file, "prediction_type", said, ", ".join(map(repr, PREDICTS)))
     spacing = config.get("timestep_spacing") or _SPACING.get(config.get("_class_name"), "leading")
-    return found, dict(predicts=PREDICTS[said], spacing=spacing, offset=config.get("steps_offset", 0))
+    settings = dict(predicts=PREDICTS[said], spacing=spacing, offset=config.get("steps_offset", 0))
+    return found, settings | dict(ends_clean=config.get("set_alpha_to_one", True))
 
 
 def _understood(config: Mapping, file: Path, fixed: dict, defaults: dict, silent: set) -> dict:

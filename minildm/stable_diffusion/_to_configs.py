@@ -78,8 +78,8 @@ def text_encoder(model: TextEncoder, tokenizer: Tokenizer) -> dict:
     }
 
 
-def schedule(noise: NoiseSchedule, predicts: str, spacing: str, offset: int) -> dict:
-    """scheduler_config.json of the DDIM that goes all the way to the clean picture, as ours does."""
+def schedule(noise: NoiseSchedule, predicts: str, spacing: str, offset: int, ends_clean: bool) -> dict:
+    """scheduler_config.json of the DDIM that draws as ours does."""
     betas, n = noise.betas, len(noise)
     ends = betas[0].item(), betas[-1].item()
     of_kind = {kind: getattr(NoiseSchedule, kind)(n, *ends).betas for kind in ("scaled_linear", "linear")}
@@ -95,7 +95,7 @@ def schedule(noise: NoiseSchedule, predicts: str, spacing: str, offset: int) -> 
         "timestep_spacing": spacing,
         "steps_offset": offset if spacing == "leading" else 1,  # without a meaning there, but diffusers insists on 1
         "clip_sample": False,
-        "set_alpha_to_one": True,
+        "set_alpha_to_one": ends_clean,
     }
 
 

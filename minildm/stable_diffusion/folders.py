@@ -37,8 +37,8 @@ def load(
     folder_or_repo_id: a folder with model_index.json; or "owner/name", downloaded once, where there is huggingface_hub.
     device, dtype: of the networks. Each tensor is read straight to its place, so there is never a second copy.
 
-    The pipeline takes prediction type, betas, spacing and scale factor from the configuration files. Its DDIM ends at
-    the clean picture; where a scheduler has set_alpha_to_one=false, that of diffusers stops a little noise short of it.
+    The pipeline takes prediction type, betas, spacing, where DDIM ends and the scale factor from the configuration
+    files; which sampler they name does not matter, since each call chooses its own.
     Raises FileNotFoundError for a missing file, and ValueError that names file and key for a configuration that is not
     supported, and file and tensor for weights that do not fit.
     """
@@ -75,7 +75,9 @@ def save(pipe: LatentDiffusion, folder: str | Path) -> Path:
         "unet/config.json": to_configs.unet(pipe.unet, latent),
         "vae/config.json": to_configs.vae(pipe.vae, list(pipe.size)),
         "text_encoder/config.json": to_configs.text_encoder(pipe.text_encoder, pipe.tokenizer),
-        "scheduler/scheduler_config.json": to_configs.schedule(pipe.schedule, pipe.predicts, pipe.spacing, pipe.offset),
+        "scheduler/scheduler_config.json": to_configs.schedule(
+            pipe.schedule, pipe.predicts, pipe.spacing, pipe.offset, pipe.ends_clean
+        ),
     }
     if not pipe.sees_padding:
         warnings.warn("diffusers lets pictures see the padding of a prompt, this pipeline does not", stacklevel=2)

@@ -35,7 +35,9 @@ _VAE = dict(
 )
 _CLIP_L = dict(vocab_size=49408, dim=768, depth=12, heads=12, activation="quick_gelu")
 _OPEN_CLIP_H = dict(vocab_size=49408, dim=1024, depth=23, heads=16, activation="gelu")  # the last of 24 is not used
-_PIPELINE = dict(predicts="eps", size=512, guidance=7.5, spacing="leading", offset=1, sees_padding=True)
+_PIPELINE = dict(
+    predicts="eps", size=512, guidance=7.5, spacing="leading", offset=1, ends_clean=False, sees_padding=True
+)
 
 # 1.1 to 1.5, and the inpainting models that came with 1.5 and 2; SD_2 is 2.0 and 2.1 for 768×768.
 SD_1 = Configuration(_UNET_1, _VAE, _CLIP_L, _PIPELINE)
