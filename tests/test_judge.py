@@ -5,7 +5,8 @@ from PIL import Image
 from torch import nn
 
 from minildm import UNet, data, judge, weights
-from minildm.data import VOCABULARY
+from minildm.data import RELATIONS, TASKS, VOCABULARY, Prompt
+from minildm.judge import Found
 from minildm.tensors import seeded
 
 
@@ -98,6 +99,96 @@ def test_inspect_takes_tensors_and_pictures():
 def test_inspect_says_what_it_needs(images, says):
     with pytest.raises(ValueError, match=says):
         judge.inspect(images, Reader())
+
+
+def seen(*objects):
+    """Objects of 6×6 pixels by name and top left corner (x, y); a third number is another side."""
+    found = []
+    for name, x, y, *side in objects:
+        w = side[0] if side else 6
+        mask = np.zeros((64, 64), bool)
+        mask[y : y + w, x : x + w] = True
+        found.append(Found(name, (x, y, x + w, y + w), mask))
+    return found
+
+
+def faults(text, *objects):
+    return judge.faults(seen(*objects), data.parse(text))
+
+
+def test_a_picture_shows_the_named_objects_in_their_number_and_nothing_else():
+    cat, other_cat, dog = ("cat", 4, 4), ("cat", 40, 40), ("dog", 30, 4)
+    assert faults("a cat", cat) == faults("two cats", other_cat, cat) == faults("a dog and a cat", cat, dog) == []
+    assert faults("a cat") == faults("three cats", cat, other_cat) == faults("a cat and a dog", cat) == ["missing"]
+    assert faults("a cat", cat, other_cat) == ["too many"]
+    assert faults("a cat and a dog", cat, dog, other_cat) == ["too many"]
+    assert faults("a cat", cat, dog) == ["not asked for"]
+    assert faults("a cat and a dog", cat, other_cat) == ["missing", "too many"]
+
+
+def test_a_colour_belongs_to_its_shape():
+    both = ("red heart", 4, 4), ("blue circle", 40, 4)
+    assert faults("a red heart and a blue circle", *both) == []
+    assert faults("a blue heart and a red circle", *both) == ["missing", "not asked for"]
+    assert faults("a blue heart", ("red heart", 4, 4)) == ["missing", "not asked for"]
+
+
+def test_a_position_holds_for_the_first_object_seen_from_the_second():
+    objects = ("cat", 10, 30), ("dog", 40, 33)
+    assert faults("a cat left of a dog", *objects) == faults("一只狗在一只猫的右边", *objects) == []
+    for wrong in ("a dog left of a cat", "a cat right of a dog", "a cat above a dog", "a cat below a dog"):
+        assert faults(wrong, *objects) == ["elsewhere"]
+    assert faults("a cat left of a dog", objects[0]) == ["missing"]  # what is not there has no place
+    second = ("cat", 55, 30, 3)  # a smaller one does not decide
+    assert faults("a cat left of a dog", *objects, second) == ["too many"]
+    assert faults("a dog left of a cat", *objects, second) == ["too many", "elsewhere"]
+
+
+def test_relations_by_hand():
+    # two boxes of side 10: a tenth of both sides is 2
+    def at(x, y):
+        return judge.relations((x, y, x + 10, y + 10), (30, 30, 40, 40))
+
+    assert at(10, 30) == {"left of"} and at(50, 30) == {"right of"} and at(30, 10) == {"above"}
+    assert at(30, 50) == {"below"}
+    assert at(10, 10) == {"left of", "above"}  # 20 - 2 is more than half of 28.3
+    assert at(10, 19) == {"left of"}  # 11 - 2 is less than half of 22.8
+    assert at(10, 15) == {"left of", "above"}  # 15 - 2 is more than half of 25
+    assert at(30, 30) == at(28, 30) == set() and at(25, 30) == {"left of"}  # 2 - 2 is nothing, 5 - 2 more than 2.5
+
+
+def test_score_reads_both_languages_and_one_prompt_for_all():
+    picture = painted()
+    images = torch.from_numpy(picture).movedim(-1, 0)[None].repeat(2, 1, 1, 1) / 255
+    assert VOCABULARY[7] == "owl"
+    assert judge.score(images, ["an owl", "一只猫头鹰"], Reader()) == [True, True]
+    assert judge.score(images, ["a cat", Prompt("one object", (("owl", 1),))], Reader()) == [False, True]
+    assert judge.score([Image.fromarray(picture)] * 3, "an owl", Reader()) == [True] * 3
+    assert judge.score([], [], Reader()) == []
+
+
+@pytest.mark.parametrize(
+    "prompts, says", [(["a cat"], "got 1 for 2 pictures"), (["a cat", "a zebra"], "unknown words 'zebra'")]
+)
+def test_score_says_what_it_needs(prompts, says):
+    with pytest.raises(ValueError, match=says):
+        judge.score(torch.zeros(2, 3, 64, 64), prompts, Reader())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_shipped_judge_passes_real_scenes_and_nothing_else(task):
+    scenes = data.scene_arrays(30, 77, "heldout", "zh", tasks=task)
+    images = torch.from_numpy(scenes.images).movedim(-1, 1) / 255
+    assert sum(judge.score(images, scenes.captions)) >= 29
+    others = scenes.prompts[1:] + scenes.prompts[:1]
+    passed = judge.score(images, others)
+    asked = [(sorted(prompt.objects), prompt.relation) for prompt in scenes.prompts]
+    same = [one == other for one, other in zip(asked, asked[1:] + asked[:1], strict=True)]
+    assert sum(yes and not equal for yes, equal in zip(passed, same, strict=True)) <= 1
+    if task == "position":
+        opposite = dict(zip(RELATIONS, ("right of", "left of", "below", "above"), strict=True))
+        turned = [Prompt(task, prompt.objects, opposite[prompt.relation]) for prompt in scenes.prompts]
+        assert not any(judge.score(images, turned))
 
 
 def test_the_shipped_judge_knows_fresh_scenes():
