@@ -34,12 +34,14 @@ ORDER = [
     "metrics",
     "judge",
     "pipeline",
+    "geneval",
     "adapt",
     "stable_diffusion",
     "checks",
     "viz",
     "recipes",
     "cli",
+    "train",
     "__main__",
 ]
 CORE = {"torch", "einops", "safetensors", "tqdm", "numpy", "PIL"}  # what `pip install minildm` alone brings
