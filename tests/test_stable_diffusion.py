@@ -383,12 +383,22 @@ def test_older_and_larger_files(one, tmp_path):
         ("unet/config.json", "transformer_layers_per_block", [1, 2], "expected 1"),
         ("unet/config.json", "down_block_types", ["DownBlock2D", "AttnDownBlock2D"], "2 of CrossAttnDownBlock2D"),
         ("unet/config.json", "up_block_types", ["UpBlock2D", "UpBlock2D"], "where down_block_types have it"),
-        ("unet/config.json", "cross_attention_dim", [12, 12], "one number"),
+        ("unet/config.json", "cross_attention_dim", [12, 12], "one whole number from 1"),
+        ("unet/config.json", "attention_head_dim", [2, 0], "one whole number from 1"),
+        ("unet/config.json", "block_out_channels", 16, "a list, each one whole number from 1"),
+        ("unet/config.json", "norm_eps", "1e-5", "a number above 0"),
+        ("unet/config.json", "sample_size", [4, 6, 8], "one or two whole numbers from 1"),
+        ("vae/config.json", "mid_block_add_attention", None, "true or false"),
+        ("vae/config.json", "layers_per_block", 0, "one whole number from 1"),
         ("vae/config.json", "shift_factor", 0.1, "null or false"),
         ("vae/config.json", "down_block_types", ["DownBlock2D"] * 2, "DownEncoderBlock2D 2 times"),
         ("text_encoder/config.json", "model_type", "t5", "'clip_text_model'"),
         ("text_encoder/config.json", "hidden_act", "relu", "'quick_gelu' or 'gelu'"),
         ("text_encoder/config.json", "use_attention_mask", True, "false"),
+        ("text_encoder/config.json", "hidden_size", None, "one whole number from 1"),
+        ("scheduler/scheduler_config.json", "trained_betas", {}, "one whole number"),
+        ("scheduler/scheduler_config.json", "timestep_spacing", "karras", "'leading', 'linspace', 'trailing'"),
+        ("scheduler/scheduler_config.json", "set_alpha_to_one", 0, "true or false"),
         ("scheduler/scheduler_config.json", "prediction_type", "flow", "'epsilon', 'sample', 'v_prediction'"),
         ("scheduler/scheduler_config.json", "thresholding", True, "false"),
         ("model_index.json", "text_encoder_2", ["transformers", "CLIPTextModelWithProjection"], "no other part"),
@@ -398,6 +408,25 @@ def test_what_is_not_supported_is_named(one, tmp_path, file, key, value, message
     folder = save(one, tmp_path / "one")
     change(folder / file, **{key: value})
     with pytest.raises(ValueError, match=f"{file}: {key} is .* does not support: .*{message}"):
+        load(folder)
+
+
+def test_stable_diffusion_xl_is_named(one, tmp_path):
+    """As diffusers writes it: a second text tower, and embeddings that tell the U-Net more."""
+    folder = save(one, tmp_path / "one")
+    sizes = dict(block_out_channels=(8, 16), norm_num_groups=8, cross_attention_dim=12)
+    kinds = dict(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D")
+    )
+    more = dict(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=40)
+    diffusers.UNet2DConditionModel(**sizes, **kinds, **more).save_pretrained(folder / "unet")
+    with pytest.raises(
+        ValueError, match="unet/config.json: addition_.* is .* does not support: expected null or false"
+    ):
+        load(folder)
+    kind = ["diffusers", "StableDiffusionXLPipeline"]
+    change(folder / "model_index.json", _class_name=kind[1], tokenizer_2=["transformers", "CLIPTokenizer"])
+    with pytest.raises(ValueError, match="model_index.json: tokenizer_2 is .* and no other part"):
         load(folder)
 
 
@@ -420,9 +449,13 @@ def test_other_schedules(one, tmp_path):
         assert (pipe.predicts, pipe.spacing, pipe.offset) == ("eps", "leading", 0)
     file.write_text(json.dumps({"_class_name": "EulerDiscreteScheduler"}))
     assert load(folder).spacing == "linspace"
-    file.write_text(json.dumps({"beta_schedule": "sigmoid"}))
-    with pytest.raises(ValueError, match="beta_schedule is 'sigmoid'"):
-        load(folder)
+    for config, message in [
+        (dict(beta_schedule="sigmoid"), "beta_schedule is 'sigmoid'"),
+        (dict(trained_betas=[0.1, 1.5]), "every beta above 0 and below 1"),
+    ]:
+        file.write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=f"scheduler_config.json: .*{message}"):
+            load(folder)
     for schedule in (NoiseSchedule.linear(), NoiseSchedule.scaled_linear(), NoiseSchedule.cosine().zero_terminal_snr()):
         one_more = LatentDiffusion(**vars_of(one) | dict(schedule=schedule, spacing="leading", offset=1))
         saved = save(one_more, tmp_path / f"{schedule.betas[-1]:.5f}")
@@ -455,7 +488,11 @@ def test_damaged_weights(one, tmp_path):
         load(folder)
 
 
-@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["model_index.json", *(f"{part}/config.json" for part in ("unet", "vae", "text_encoder"))]
+    + ["scheduler/scheduler_config.json"],
+)
 def test_damaged_configurations(one, tmp_path, name):
     folder = save(one, tmp_path / "one")
     for text in ("{", "[]"):
@@ -464,6 +501,38 @@ def test_damaged_configurations(one, tmp_path, name):
             load(folder)
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+        load(folder)
+
+
+def test_a_damaged_tokenizer(one, tmp_path):
+    folder = save(one, tmp_path / "one")
+    config = folder / "tokenizer" / "tokenizer_config.json"
+    for length in ("77", None, 1):
+        change(config, model_max_length=length)
+        with pytest.raises(ValueError, match="tokenizer_config.json: expected model_max_length as a number from 2"):
+            load(folder)
+    for pad in ("<pad>", 3):
+        change(config, model_max_length=13, pad_token=pad)
+        with pytest.raises(ValueError, match=f"tokenizer: the special token {pad!r} is not in the vocabulary"):
+            load(folder)
+    change(config, pad_token=None)
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    (folder / "tokenizer" / "merges.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="neither tokenizer.json nor merges.txt"):
+        load(folder)
+    (folder / "tokenizer" / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="tokenizer.json is damaged"):
+        load(folder)
+
+
+def test_parts_that_do_not_fit_together(one, tmp_path):
+    folder = save(one, tmp_path / "one")
+    text = folder / "text_encoder"
+    CLIPTextModel(
+        CLIPTextConfig(vocab_size=259, hidden_size=16, intermediate_size=20, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(text)
+    change(text / "config.json", eos_token_id=258)
+    with pytest.raises(ValueError, match="one: its parts do not fit together: .*context_dim is 12, .* encoder's 16"):
         load(folder)
 
 

@@ -68,6 +68,21 @@ _TEXT_DEFAULTS = {
     "layer_norm_eps": 1e-5,
     "eos_token_id": 49407,
 }
+_SCHEDULE_DEFAULTS = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "linear",
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+    "thresholding": False,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+    "set_alpha_to_one": True,
+}
+_KINDS = {bool: "true or false", int: "one whole number from 1", float: "a number above 0", str: "a name"}
+_LISTS = {"attention_head_dim": [8], "num_attention_heads": [8], "trained_betas": [1e-4]}  # may be such lists, too
 PREDICTS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 _SPACING = {  # where a scheduler's file does not say
     "DPMSolverMultistepScheduler": "linspace",
@@ -95,9 +110,6 @@ def unet(config: dict, file: Path) -> Denoiser:
     if attention != [kinds[kind] for kind in reversed(c["up_block_types"])]:
         refuse(file, "up_block_types", c["up_block_types"], "attention where down_block_types have it")
     heads = c["num_attention_heads"] or c["attention_head_dim"]  # the older name, which never meant a width here
-    for key, kind in (("layers_per_block", int), ("cross_attention_dim", int)):
-        if not isinstance(c[key], kind):
-            refuse(file, key, c[key], "one number for all levels")
     classes = c["num_class_embeds"]
     return Denoiser(
         c["in_channels"],
@@ -112,6 +124,14 @@ def unet(config: dict, file: Path) -> Denoiser:
         groups=c["norm_num_groups"],
         eps=c["norm_eps"],
     )
+
+
+def latent_size(config: dict, file: Path) -> list[int]:
+    """Height and width of the latents of a unet/config.json, 64 where it does not say."""
+    size = config.get("sample_size")
+    if not _fits(size, None) and not (_fits(size, [64]) and len(size) == 2):
+        refuse(file, "sample_size", size, "one or two whole numbers from 1")
+    return size if isinstance(size, list) else [size or 64] * 2
 
 
 def vae(config: dict, file: Path) -> AutoencoderKL:
@@ -136,11 +156,12 @@ def vae(config: dict, file: Path) -> AutoencoderKL:
 
 def text_encoder(config: dict, file: Path) -> TextEncoder:
     """The text tower of a text_encoder/config.json."""
-    kind, c = config.get("model_type", "clip_text_model"), _TEXT_DEFAULTS | config
+    kind = config.get("model_type", "clip_text_model")
     if kind != "clip_text_model":
         refuse(file, "model_type", kind, "'clip_text_model'")
-    if c.get("use_attention_mask"):
+    if config.get("use_attention_mask"):
         refuse(file, "use_attention_mask", True, "false, as in Stable Diffusion")
+    c = _filled(config, file, _TEXT_DEFAULTS)
     if c["hidden_act"] not in ("quick_gelu", "gelu"):
         refuse(file, "hidden_act", c["hidden_act"], "'quick_gelu' or 'gelu'")
     end = c["eos_token_id"]
@@ -162,26 +183,26 @@ def schedule(config: dict, file: Path) -> tuple[NoiseSchedule, dict]:
 
     Which sampler it names does not matter here: a call chooses it.
     """
-    if config.get("thresholding"):
+    spacing = _SPACING.get(str(config.get("_class_name")), "leading")
+    c = _filled(config, file, _SCHEDULE_DEFAULTS | {"timestep_spacing": spacing})
+    if c["thresholding"]:
         refuse(file, "thresholding", True, "false")
-    n, kind = config.get("num_train_timesteps", 1000), config.get("beta_schedule", "linear")
-    ends = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    if config.get("trained_betas") is not None:
-        found = NoiseSchedule(config["trained_betas"])
+    n, kind = c["num_train_timesteps"], c["beta_schedule"]
+    if c["trained_betas"] is not None:
+        found = NoiseSchedule(c["trained_betas"])
     elif kind == "squaredcos_cap_v2":
         found = NoiseSchedule.cosine(n)
     elif kind in ("linear", "scaled_linear"):
-        found = getattr(NoiseSchedule, kind)(n, *ends)
+        found = getattr(NoiseSchedule, kind)(n, c["beta_start"], c["beta_end"])
     else:
         refuse(file, "beta_schedule", kind, "'linear', 'scaled_linear' or 'squaredcos_cap_v2'")
-    if config.get("rescale_betas_zero_snr"):
+    if c["rescale_betas_zero_snr"]:
         found = found.zero_terminal_snr()
-    said = config.get("prediction_type", "epsilon")
-    if said not in PREDICTS:
-        refuse(file, "prediction_type", said, ", ".join(map(repr, PREDICTS)))
-    spacing = config.get("timestep_spacing") or _SPACING.get(config.get("_class_name"), "leading")
-    settings = dict(predicts=PREDICTS[said], spacing=spacing, offset=config.get("steps_offset", 0))
-    return found, settings | dict(ends_clean=config.get("set_alpha_to_one", True))
+    for key, names in (("prediction_type", PREDICTS), ("timestep_spacing", ("leading", "linspace", "trailing"))):
+        if c[key] not in names:
+            refuse(file, key, c[key], ", ".join(map(repr, names)))
+    spacing, offset, ends_clean = (c[key] for key in ("timestep_spacing", "steps_offset", "set_alpha_to_one"))
+    return found, dict(predicts=PREDICTS[c["prediction_type"]], spacing=spacing, offset=offset, ends_clean=ends_clean)
 
 
 def _understood(config: Mapping, file: Path, fixed: dict, defaults: dict, silent: set) -> dict:
@@ -192,4 +213,29 @@ def _understood(config: Mapping, file: Path, fixed: dict, defaults: dict, silent
             refuse(file, key, value, repr(fixed[key]))
         if key not in known and not key.startswith("_") and value not in (None, False):
             refuse(file, key, value, "null or false")
-    return defaults | {key: value for key, value in config.items() if key in defaults}
+    return _filled(config, file, defaults)
+
+
+def _filled(config: Mapping, file: Path, defaults: dict) -> dict:
+    """What a file says under the keys of the defaults, each of its default's kind, and the defaults for the rest."""
+    found = dict(defaults)
+    for key in defaults.keys() & config.keys():
+        default, value = defaults[key], config[key]
+        if not _fits(value, default) and not (key in _LISTS and _fits(value, _LISTS[key])):
+            kind = type(1 if default is None else default[0] if isinstance(default, list) else default)
+            refuse(file, key, value, f"a list, each {_KINDS[kind]}" if isinstance(default, list) else _KINDS[kind])
+        found[key] = value
+    return found
+
+
+def _fits(value, default) -> bool:
+    """Whether a value is of its default's kind: sizes are positive, and what is None by default is one, or None."""
+    if isinstance(default, list):
+        return isinstance(value, list) and len(value) > 0 and all(_fits(one, default[0]) for one in value)
+    if default is None:
+        return value is None or _fits(value, 1)
+    if isinstance(default, bool | str):
+        return type(value) is type(default)
+    if isinstance(value, bool) or not isinstance(value, int | type(default)):
+        return False
+    return value > 0 or value == default

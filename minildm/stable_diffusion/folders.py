@@ -49,13 +49,15 @@ def load(
             configs.refuse(folder / "model_index.json", part, value, f"{', '.join(PARTS)}, and no other part")
     build = dict(unet=configs.unet, vae=configs.vae, text_encoder=configs.text_encoder)
     parts = {name: _network(folder / name, _WEIGHTS[name], build[name], device, dtype) for name in build}
-    size = _json(folder / "unet" / "config.json").get("sample_size") or 64
-    h, w = [size] * 2 if isinstance(size, int) else size
+    h, w = configs.latent_size(*_config(folder / "unet", "config.json"))
     f = parts["vae"].multiple
-    schedule, said = configs.schedule(*_config(folder / "scheduler", "scheduler_config.json"))
+    schedule, said = _build(configs.schedule, *_config(folder / "scheduler", "scheduler_config.json"))
     tokenizer = Tokenizer.load(folder / "tokenizer")
     settings = said | dict(size=(f * h, f * w), guidance=GUIDANCE, sees_padding=True)
-    return LatentDiffusion(**parts, schedule=schedule, tokenizer=tokenizer, **settings)
+    try:
+        return LatentDiffusion(**parts, schedule=schedule, tokenizer=tokenizer, **settings)
+    except ValueError as error:
+        raise ValueError(f"{folder}: its parts do not fit together: {error}") from error
 
 
 def save(pipe: LatentDiffusion, folder: str | Path) -> Path:
@@ -159,6 +161,14 @@ def _config(folder: Path, name: str) -> tuple[dict, Path]:
     return _json(folder / name), folder / name
 
 
+def _build(build: Callable[[dict, Path], object], config: dict, file: Path):
+    """What a configuration describes; an error about its values names the file."""
+    try:
+        return build(config, file)
+    except ValueError as error:
+        raise error if str(file) in str(error) else ValueError(f"{file}: {error}") from error
+
+
 def _files(folder: Path, stem: str) -> list[Path]:
     """The weights of one network: one file, or shards and an index."""
     index = folder / f"{stem}.safetensors.index.json"
@@ -182,14 +192,8 @@ def _network(
     folder: Path, stem: str, build: Callable[[dict, Path], nn.Module], device: str | torch.device, dtype: torch.dtype
 ) -> nn.Module:
     """A network from its configuration, each tensor read straight into its place."""
-    config, file = _config(folder, "config.json")
-    try:
-        with torch.device("meta"):  # shapes only, so that nothing is held twice
-            module = build(config, file)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{file} is damaged: {error!r}") from error
-    except ValueError as error:
-        raise error if str(file) in str(error) else ValueError(f"{file}: {error}") from error
+    with torch.device("meta"):  # shapes only, so that nothing is held twice
+        module = _build(build, *_config(folder, "config.json"))
     ours = {reference_name(module, name): name for name in module.state_dict()}
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     found = {}

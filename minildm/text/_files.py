@@ -26,6 +26,11 @@ def read_folder(path: Path) -> tuple:
             config |= _read(path / name, lambda file: json.loads(Path(file).read_text(encoding="utf-8")))
     bpe = read(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else _clip(path, config)
     length = config.get("model_max_length", LENGTH)
+    if isinstance(length, bool) or not isinstance(length, int | float) or length < 2:
+        raise ValueError(
+            f"{path / 'tokenizer_config.json'}: expected model_max_length as a number from 2, for start and end of a "
+            f"text, got {length!r}"
+        )
     pad = config.get("pad_token") and _id(bpe, _content(config["pad_token"]), path)
     return bpe, length if length < 1e6 else LENGTH, pad  # transformers writes 1e30 where it knows none
 
@@ -83,7 +88,7 @@ def _content(token: str | dict) -> str:
 
 
 def _id(bpe, token: str, folder: Path) -> int:
-    if (found := bpe.token_to_id(token)) is None:
+    if (found := bpe.token_to_id(token) if isinstance(token, str) else None) is None:
         raise ValueError(f"{folder}: the special token {token!r} is not in the vocabulary")
     return found
 
