@@ -1,6 +1,6 @@
 """Pictures composed from OpenMoji sprites, with exact captions and exact instance masks; endless, from a seed."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -150,9 +150,24 @@ def arrays(
         captions.append(caption(prompts[i], language, draw))
         # A stream of its own, so that no wording in any language can change the picture.
         draw = generator(seed, start + i, split, purpose=1).random
-        names.append(tuple(name for name, count in prompts[i].objects for _ in range(count)))
+        names.append(_things(prompts[i]))
         _paint(images[i], masks[i], classes[i], names[i], prompts[i].relation, draw)
     return Scenes(images, masks, classes, names, prompts, captions)
+
+
+def paint(prompts: Sequence[Prompt], draw: Callable[[], float], size: int = 64) -> np.ndarray:
+    """One picture of each prompt, (n, size, size, 3) uint8; `draw` gives uniform numbers in [0, 1)."""
+    _check_size(size)
+    images = np.empty((len(prompts), size, size, 3), np.uint8)
+    unused = np.zeros((2, size, size), np.uint8)  # where masks and classes go
+    for image, prompt in zip(images, prompts, strict=True):
+        _paint(image, *unused, _things(prompt), prompt.relation, draw)
+    return images
+
+
+def _things(prompt: Prompt) -> tuple[str, ...]:
+    """Each single object of a prompt."""
+    return tuple(name for name, count in prompt.objects for _ in range(count))
 
 
 def _check_size(size: int) -> None:
