@@ -1,0 +1,24 @@
+"""The second arm of lesson 07: a denoiser of the pocket autoencoder's latents, 16×16×4."""
+
+from pathlib import Path
+
+from minildm import weights
+from minildm.denoiser import Denoiser
+from minildm.recipes import _labelled as labelled
+from minildm.tensors import seeded
+
+STEPS = 6300
+
+
+def network(seed: int = 0) -> Denoiser:
+    """The untrained denoiser: three levels, two of which attend, at 8×8 and 4×4."""
+    with seeded(seed):
+        classes = len(labelled.data.VOCABULARY)
+        return Denoiser(4, 4, channels=(32, 64, 128), attention=(1, 2), num_classes=classes, groups=8)
+
+
+def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
+    """Train it, look at its samples on the way, write the checkpoint; returns its path."""
+    pictures, labels = labelled.scenes()
+    space = labelled.Latents(pictures, weights.load("vae-pocket"))
+    return labelled.learn("scenes-latent", network(seed), space, labels, steps or STEPS, out, seed, resume)
