@@ -2,12 +2,14 @@ import inspect
 import subprocess
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
 
 import minildm
 from minildm import cli
+from minildm.cli import _course as course
 
 
 def test_version(capsys):
@@ -18,7 +20,7 @@ def test_version(capsys):
 def test_help_names_the_commands(capsys):
     assert cli.main(["--help"]) == 0
     said = capsys.readouterr().out
-    assert "lab" in said and "train" in said
+    assert all(f" {command} " in said for command in ("generate", "evaluate", "lab", "train"))
 
 
 def test_wrong_usage_is_no_success(capsys):
@@ -27,7 +29,7 @@ def test_wrong_usage_is_no_success(capsys):
 
 
 def test_an_error_of_the_package_is_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "recipes", lambda: ["nuclei", "scenes-judge"])
+    monkeypatch.setattr(course, "recipes", lambda: ["nuclei", "scenes-judge"])
     assert cli.main(["train", "nucleii"]) == 1
     said = capsys.readouterr()
     assert said.out == ""
@@ -43,9 +45,26 @@ def test_a_defect_is_not_hidden(monkeypatch):
     def broken(name):
         raise TypeError("a slip of ours")
 
-    monkeypatch.setattr(cli, "recipe", broken)
+    monkeypatch.setattr(course, "recipe", broken)
     with pytest.raises(TypeError):
         cli.main(["train", "nuclei"])
+
+
+def test_warnings_of_the_package_are_one_line_and_others_are_as_before(monkeypatch, capsys):
+    def warn(name):
+        warnings.warn_explicit("never saw\n  'zebra'", UserWarning, str(Path(minildm.__file__)), 1)
+        warnings.warn_explicit("of another library", UserWarning, "elsewhere.py", 7)
+        return types.SimpleNamespace(train=lambda *arguments, **options: Path("x"))
+
+    monkeypatch.setattr(course, "recipe", warn)
+    others = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show = lambda message, *where: others.append(str(message))
+        assert cli.main(["train", "nuclei"]) == 0
+        assert warnings.showwarning is show  # as it was
+    assert capsys.readouterr().err == "minildm: warning: never saw 'zebra'\n"
+    assert others == ["of another library"]
 
 
 def test_train_hands_on_its_options(monkeypatch, capsys):
@@ -56,7 +75,7 @@ def test_train_hands_on_its_options(monkeypatch, capsys):
         return Path("here.safetensors")
 
     recipe = types.SimpleNamespace(train=train)
-    monkeypatch.setattr(cli, "recipe", lambda name: recipe)
+    monkeypatch.setattr(course, "recipe", lambda name: recipe)
     assert cli.main(["train", "nuclei"]) == 0
     options = ["--out", "a.safetensors", "--steps", "7", "--seed", "3", "--no-resume"]
     assert cli.main(["train", "nuclei", *options]) == 0
@@ -68,8 +87,8 @@ def test_train_hands_on_its_options(monkeypatch, capsys):
 
 
 def test_every_recipe_can_be_called_so():
-    for name in cli.recipes():
-        inspect.signature(cli.recipe(name).train).bind(None, steps=None, seed=0, resume=True)
+    for name in course.recipes():
+        inspect.signature(course.recipe(name).train).bind(None, steps=None, seed=0, resume=True)
 
 
 def test_lab_opens_the_first_lesson(monkeypatch, tmp_path):
@@ -77,9 +96,9 @@ def test_lab_opens_the_first_lesson(monkeypatch, tmp_path):
     (tmp_path / "notebooks").mkdir()
     for name in ("02_noise", "01_segment", "scratch"):
         (tmp_path / "notebooks" / f"{name}.ipynb").touch()
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "minildm" / "cli.py"))
+    monkeypatch.setattr(course, "PACKAGE", tmp_path / "minildm")
     monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 3)
-    assert [path.name for path in cli.lessons()] == ["01_segment.ipynb", "02_noise.ipynb"]
+    assert [path.name for path in course.lessons()] == ["01_segment.ipynb", "02_noise.ipynb"]
     assert cli.main(["lab", "--no-browser"]) == 3
     (command,) = calls
     assert command[:3] == [sys.executable, "-m", "jupyterlab"]
@@ -89,7 +108,7 @@ def test_lab_opens_the_first_lesson(monkeypatch, tmp_path):
 
 
 def test_lab_away_from_the_lessons_says_where_they_are(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "minildm" / "cli.py"))
+    monkeypatch.setattr(course, "PACKAGE", tmp_path / "minildm")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["lab"]) == 1
     assert "checkout" in capsys.readouterr().err

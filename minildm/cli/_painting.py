@@ -1,0 +1,198 @@
+"""Pictures from words, and how obedient they are: what `minildm generate` and `minildm evaluate` do."""
+
+import io
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import minildm
+from minildm import geneval, stable_diffusion, viz
+from minildm.cli._course import recipes
+from minildm.optional import require
+from minildm.pipeline import LatentDiffusion
+from minildm.tensors import best_device
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF"}  # the last for films
+
+
+def load(model: str) -> LatentDiffusion:
+    """A pipeline by its name or folder, on the fastest device; a folder in the layout of diffusers will do as well.
+
+    Raises FileNotFoundError that says what to do where there is none.
+    """
+    if (Path(model) / "model_index.json").is_file():
+        return stable_diffusion.load(model, best_device())
+    try:
+        return LatentDiffusion.from_pretrained(model).to(best_device())
+    except FileNotFoundError as error:
+        train = f"train it with `minildm train {model}`, or " if model in recipes() else ""
+        raise FileNotFoundError(f"{error}; {train}name another one with --model") from error
+
+
+class Brush:
+    """Draws one prompt after the other in the same way, and writes each picture to a file.
+
+    model: as `load` takes it; it is loaded when first needed.
+    out: the file, by its ending a picture or the film of its becoming; None: named after the prompt and the seed.
+    seed: of the first picture, None for any; each further picture has the next one.
+    grid: how many pictures stand in one.  gif: write the film beside the picture.
+    scale: pixels to a pixel; None: 1, and 4 in films.  how: goes to `LatentDiffusion.steps`.
+    Raises ValueError for an ending that is no picture's, FileNotFoundError for a folder that is not there.
+    """
+
+    def __init__(self, model="pocket", out=None, *, seed=None, grid=1, gif=False, scale=None, **how):
+        self.model, self.out, self.gif, self.scale, self.grid, self.how = model, out, gif, scale, grid, how
+        self.seed = secrets.randbelow(10**6) if seed is None else seed
+        if out is not None:
+            check_file(out, FORMATS)
+
+    @cached_property
+    def pipe(self) -> LatentDiffusion:
+        return load(self.model)
+
+    def draw(self, prompt: str) -> Tensor:
+        """Draw it, write it, and say where; returns the picture (3, h, w) in [0, 1]. ValueError for an empty prompt."""
+        if not prompt.strip():
+            raise ValueError('the prompt is empty: say what to draw, such as "a cat left of a red heart"')
+        path = Path(f"{_name(prompt)}-{self.seed}.png") if self.out is None else self.out
+        paths = list(dict.fromkeys([path, path.with_suffix(".gif")] if self.gif else [path]))
+        film = any(each.suffix.lower() == ".gif" for each in paths)
+        frames = self._frames(prompt, film)
+        for each in paths:
+            write(each, self._bytes(frames, FORMATS[each.suffix.lower()]))
+            seeds = f"seed {self.seed}" if self.grid == 1 else f"seeds {self.seed} to {self.seed + self.grid - 1}"
+            print(f"written: {each} ({seeds})")
+        self.seed += self.grid
+        return frames[-1]
+
+    def ask(self, complain: Callable[[Exception], None], read: Callable[[str], str] = input) -> None:
+        """Ask for prompts and draw them until an empty line or the end of input; what fails does not end it.
+
+        A terminal shows each picture in coarse blocks. With `out` given, that file always holds the last one.
+        """
+        print("Say what to draw, in English or Chinese; an empty line ends.")
+        _ = self.pipe  # what is wrong with it does not get better by asking on
+        while True:
+            try:
+                prompt = read("> ").strip()
+            except EOFError:
+                prompt = ""
+            if not prompt:
+                return
+            try:
+                drawn = self.draw(prompt)
+            except (ValueError, OSError) as error:
+                complain(error)
+                continue
+            if sys.stdout.isatty():
+                print(blocks(drawn, shutil.get_terminal_size().columns))
+
+    def _frames(self, prompt, film) -> list[Tensor]:
+        """The pictures on the way, all of the grid in one, the finished ones last; without a film these alone."""
+        run = self.pipe.steps([prompt] * self.grid, seed=self.seed, **self.how)
+        frames = []
+        for step in tqdm(run, total=self.how.get("steps", 25) + 1, desc="draw", unit="step", leave=False, disable=None):
+            if film or step.t < 0:
+                frames.append(sheet(self.pipe.decode(step.x_t, check=False)))
+        return frames
+
+    def _bytes(self, frames, format) -> bytes:
+        if format == "GIF":
+            return viz.animation([frame.mul(2).sub(1) for frame in frames], scale=self.scale or 4).gif()
+        picture = Image.fromarray(frames[-1].mul(255).round().byte().movedim(0, -1).cpu().numpy())
+        if self.scale:
+            picture = picture.resize([side * self.scale for side in picture.size], Image.Resampling.NEAREST)
+        file = io.BytesIO()
+        picture.save(file, format)
+        return file.getvalue()
+
+
+def evaluate(
+    model: str = "pocket",
+    split: str = "both",
+    language: str = "en",
+    *,
+    per_task: int = 100,
+    seeds: int = 4,
+    json_file: Path | None = None,
+    **how,
+) -> list[geneval.Report]:
+    """Print `geneval.evaluate` of a model, for each split and language asked for, and write all of it as JSON.
+
+    split: "train", "heldout" or "both".  language: "en", "zh" or "both".  how: goes to the pipeline.
+    """
+    splits = ["train", "heldout"] if split == "both" else [split]
+    languages = ["en", "zh"] if language == "both" else [language]
+    if json_file is not None:
+        check_file(json_file, [".json"])
+    pipe = load(model)
+    how |= dict(guidance=pipe.guidance) if how.get("guidance") is None else {}
+    reports = []
+    for each in languages:
+        for some in splits:
+            reports.append(geneval.evaluate(pipe, some, each, per_task=per_task, seeds=seeds, **how))
+            print(reports[-1], end="\n\n")
+            if json_file is not None:  # each time: the next one takes a while
+                content = {
+                    "minildm": minildm.__version__,
+                    "model": model,
+                    "reports": [one.as_dict() for one in reports],
+                }
+                write(json_file, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+    if json_file is not None:
+        print(f"written: {json_file}")
+    return reports
+
+
+def check_file(path: Path, endings) -> None:
+    """Before the work: ValueError for another ending than these, FileNotFoundError where the folder is not there."""
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"expected a file name ending in {', '.join(endings)}, got {path.name!r}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to write {path.name!r} to: make it first")
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it, so that there is the old one or the new one, never half of one."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sheet(pictures: Tensor) -> Tensor:
+    """Pictures (b, 3, h, w) in rows, as near to a square as can be. -> (3, h', w')"""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    return require("torchvision.utils").make_grid(pictures, nrow=columns, padding=2, pad_value=1)
+
+
+def blocks(picture: Tensor, width: int) -> str:
+    """A picture (3, h, w) in [0, 1] as text for a terminal: "▀" in two colours is two pixels, one above the other."""
+    h, w = picture.shape[1:]
+    if w > width:
+        h, w = round(h * width / w), width
+    x = F.interpolate(picture[None], (h + h % 2, w), mode="area")[0].mul(255).round().int().movedim(0, -1).tolist()
+
+    def colours(above, below):
+        return "\033[38;2;{};{};{};48;2;{};{};{}m▀".format(*above, *below)
+
+    rows = zip(x[::2], x[1::2], strict=True)
+    return "\n".join("".join(map(colours, *row)) + "\033[0m" for row in rows)
+
+
+def _name(prompt: str) -> str:
+    return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:60] or "picture"
