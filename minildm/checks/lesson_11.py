@@ -1,0 +1,95 @@
+"""Checks of lesson 11: the sizes of Stable Diffusion."""
+
+from ._check import Function, check
+
+
+def map_shape(answer: Function) -> None:
+    """Exercise 1: `answer(height, width, level)` -> (heads, places, words) of one cross-attention map."""
+
+    def shape(latent=8, halve=lambda level: 2**level, words=77, order=lambda h, p, w: (h, p, w), area=True):
+        def count(height, width, level):
+            rows, columns = (side // latent // halve(level) for side in (height, width))
+            return order(8, rows * columns if area else rows, words)
+
+        return count
+
+    cases = [(512, 512, 0), (512, 512, 2), (512, 768, 1), (1024, 576, 2), (320, 448, 0), (64, 128, 2)]
+    mistakes = {
+        "these are the places of the picture: the U-Net works on latents, of 1/8 of the sides": shape(latent=1),
+        "each level halves the map once more: at level 2 its sides are 1/4 of the latent's": shape(
+            halve=lambda level: 1 if level == 0 else 2
+        ),
+        "each level halves both sides, so level 0 is the full latent size": shape(halve=lambda level: 2 ** (level + 1)),
+        "the map of a *cross*-attention: places look at words, not at places": lambda height, width, level: (
+            8,
+            *[height * width // 64 // 4**level] * 2,
+        ),
+        "places and words are exchanged: a row of the map belongs to a place that asks": shape(
+            order=lambda h, p, w: (h, w, p)
+        ),
+        "places are rows times columns of the map": shape(area=False),
+        "at each level both sides are halved, so a quarter of the places is left": lambda height, width, level: (
+            8,
+            height * width // 64 // 2**level,
+            77,
+        ),
+    }
+    check("map_shape", answer, shape(), cases, mistakes, tolerance=0)
+
+
+def block_parameters(answer: Function) -> None:
+    """Exercise 2: `answer(dim, context_dim)`, the parameters of one transformer block."""
+
+    def count(norms=6, context=True, gate=2, bias_out=2, bias_qkv=0, bias_forward=True, values=2, cross=1):
+        def total(dim, context_dim):
+            seen = context_dim if context else dim
+            self_attention = 4 * dim**2
+            cross_attention = 2 * dim**2 + values * dim * seen
+            forward = gate * 4 * dim**2 + 4 * dim**2
+            biases = bias_out * dim + bias_qkv * dim + bias_forward * (gate * 4 * dim + dim)
+            return self_attention + cross * cross_attention + forward + biases + norms * dim
+
+        return total
+
+    cases = [(8, 6), (16, 24), (64, 32), (320, 768), (1280, 768), (640, 2048)]
+    mistakes = {
+        "the keys and values of the cross-attention read the context, of context_dim": count(context=False),
+        "the first layer of the feed-forward is 8 dim wide: half of it gates the other half": count(gate=1),
+        "the normalisations are missing, three with a scale and a shift for each channel": count(norms=0),
+        "a LayerNorm has a scale *and* a shift for each channel": count(norms=3),
+        "the biases are missing: those of the attentions' outputs and of the feed-forward": count(
+            bias_out=0, bias_forward=False
+        ),
+        "the biases of the attentions' outputs are missing": count(bias_out=0),
+        "the biases of the feed-forward are missing": count(bias_forward=False),
+        "queries, keys and values have no bias here": count(bias_qkv=6),
+        "both the keys and the values of the cross-attention read the context": count(values=1),
+        "there are two attentions, one to the pixels and one to the context": count(cross=0, bias_out=1),
+    }
+    check("block_parameters", answer, count(), cases, mistakes, tolerance=0)
+
+
+def training_bytes(answer: Function) -> None:
+    """Exercise 3: `answer(parameters, trained)`, bytes for training in mixed precision, without activations."""
+
+    def count(frozen=2, master=4, gradient=4, adam=8, average=4):
+        def total(parameters, trained):
+            return frozen * parameters + (master + gradient + adam + average) * trained
+
+        return total
+
+    cases = [(10, 3), (100, 100), (1000, 0), (1000, 7), (859_520_964, 859_520_964), (1_066_235_307, 797_184)]
+    mistakes = {
+        "the copies in 16 bits, with which everything is computed, are missing": count(frozen=0),
+        "in 16 bits a number takes 2 bytes": count(frozen=4),
+        "the weights in 32 bits that training changes are missing": count(master=0),
+        "the gradients are missing": count(gradient=0),
+        "the gradients are kept in 32 bits here": count(gradient=2),
+        "Adam keeps *two* averages for each number": count(adam=4),
+        "Adam's averages are missing": count(adam=0),
+        "the averaged copy of the weights is missing": count(average=0),
+        "only what is trained has a gradient, averages and copies": lambda parameters, trained: 22 * parameters,
+        "these are bits: 8 of them are a byte": lambda parameters, trained: 8 * (2 * parameters + 20 * trained),
+        "these are numbers, not bytes": lambda parameters, trained: parameters + 5 * trained,
+    }
+    check("training_bytes", answer, count(), cases, mistakes, tolerance=0)

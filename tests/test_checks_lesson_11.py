@@ -1,0 +1,90 @@
+import pytest
+import torch
+
+from minildm import checks
+from minildm.attention import TransformerBlock, attention_maps
+from minildm.denoiser import Denoiser
+from minildm.tensors import count_parameters
+
+
+def good_shape(height, width, level):
+    side = 8 * 2**level
+    return 8, (height // side) * (width // side), 77
+
+
+def good_parameters(dim, context_dim):
+    return 18 * dim**2 + 2 * dim * context_dim + 17 * dim
+
+
+def good_bytes(parameters, trained):
+    return 2 * parameters + 20 * trained
+
+
+RIGHT = [
+    (checks.map_shape, good_shape),
+    (checks.block_parameters, good_parameters),
+    (checks.training_bytes, good_bytes),
+]
+
+
+@pytest.mark.parametrize("check, answer", RIGHT)
+def test_right_answers_pass(check, answer, capsys):
+    check(answer)
+    assert capsys.readouterr().out.startswith(f"✓ {check.__name__}: ")
+
+
+@pytest.mark.parametrize("check", [check for check, _ in RIGHT])
+def test_a_stub_is_left_alone(check, capsys):
+    def stub(*arguments):
+        raise NotImplementedError
+
+    check(stub)
+    assert capsys.readouterr().out == f"– {check.__name__}: not written yet\n"
+
+
+def test_the_parameters_are_those_of_the_block():
+    assert count_parameters(TransformerBlock(24, 10, heads=3)) == good_parameters(24, 10)
+
+
+def test_the_shapes_are_those_of_the_maps():
+    """At Stable Diffusion's layout, narrow: the picture is 8 times the latent."""
+    net = Denoiser(4, 4, (8, 16, 24, 24), 2, attention=(0, 1, 2), heads=8, context_dim=6).eval()
+    with attention_maps(net, "cross_attention") as maps, torch.no_grad():
+        net(torch.zeros(1, 4, 16, 8), torch.zeros(1, dtype=torch.int64), torch.zeros(1, 77, 6))
+    found = {tuple(layer[0].shape[1:]) for name, layer in maps.items() if not name.startswith("middle")}
+    assert found == {good_shape(128, 64, level) for level in (0, 1, 2)}
+
+
+@pytest.mark.parametrize(
+    "check, wrong, hint",
+    [
+        (checks.map_shape, lambda h, w, k: (8, h * w // 4**k, 77), "places of the picture"),
+        (checks.map_shape, lambda h, w, k: good_shape(h, w, min(k, 1)), "once more"),
+        (checks.map_shape, lambda h, w, k: good_shape(h, w, k + 1), "level 0 is the full"),
+        (checks.map_shape, lambda h, w, k: (8, good_shape(h, w, k)[1], good_shape(h, w, k)[1]), "look at words"),
+        (checks.map_shape, lambda h, w, k: (8, 77, good_shape(h, w, k)[1]), "exchanged"),
+        (checks.map_shape, lambda h, w, k: (8, h // (8 * 2**k), 77), "rows times columns"),
+        (checks.map_shape, lambda h, w, k: (8, h * w // 64 // 2**k, 77), "both sides are halved"),
+        (checks.block_parameters, lambda d, c: 20 * d**2 + 17 * d, "read the context"),
+        (checks.block_parameters, lambda d, c: 14 * d**2 + 2 * d * c + 13 * d, "gates the other half"),
+        (checks.block_parameters, lambda d, c: good_parameters(d, c) - 6 * d, "normalisations are missing"),
+        (checks.block_parameters, lambda d, c: good_parameters(d, c) - 3 * d, "and.? a shift"),
+        (checks.block_parameters, lambda d, c: good_parameters(d, c) - 11 * d, "those of the attentions' outputs and"),
+        (checks.block_parameters, lambda d, c: good_parameters(d, c) - 2 * d, "outputs are missing"),
+        (checks.block_parameters, lambda d, c: good_parameters(d, c) - 9 * d, "feed-forward are missing"),
+        (checks.block_parameters, lambda d, c: good_parameters(d, c) + 6 * d, "no bias here"),
+        (checks.block_parameters, lambda d, c: good_parameters(d, c) - d * c, "both the keys and the values"),
+        (checks.block_parameters, lambda d, c: 16 * d**2 + 16 * d, "two attentions"),
+        (checks.training_bytes, lambda n, m: 20 * m, "copies in 16 bits"),
+        (checks.training_bytes, lambda n, m: 4 * n + 20 * m, "takes 2 bytes"),
+        (checks.training_bytes, lambda n, m: 2 * n + 16 * m, "missing"),
+        (checks.training_bytes, lambda n, m: 2 * n + 18 * m, "kept in 32 bits"),
+        (checks.training_bytes, lambda n, m: 2 * n + 12 * m, "averages are missing"),
+        (checks.training_bytes, lambda n, m: 22 * n, "only what is trained"),
+        (checks.training_bytes, lambda n, m: 16 * n + 160 * m, "these are bits"),
+        (checks.training_bytes, lambda n, m: n + 5 * m, "not bytes"),
+    ],
+)
+def test_a_known_mistake_is_named(check, wrong, hint):
+    with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
+        check(wrong)
