@@ -1,0 +1,114 @@
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from minildm import NoiseSchedule, checks
+from minildm.attention import Attention, attention_maps
+
+
+def good_latent(z_t, v, now, scale):
+    """By the package: a schedule whose first timestep has this alpha bar."""
+    schedule = NoiseSchedule([1 - now])
+    x0_hat, _ = schedule.read("v", v.double(), z_t.double(), torch.zeros(len(z_t), dtype=torch.long))
+    return x0_hat / scale
+
+
+def good_models(first, steps, pixel, latent):
+    """By trying one after the other."""
+    if pixel <= latent:
+        return math.inf
+    models = 1
+    while Fraction(first) + models * steps * Fraction(latent) >= models * steps * Fraction(pixel):
+        models += 1
+    return models
+
+
+def good_flops(n, dim, words, context):
+    return 4 * n * dim**2 + 4 * words * context * dim + 4 * n * words * dim
+
+
+RIGHT = [
+    (checks.decodable_latent, good_latent),
+    (checks.models_to_pay, good_models),
+    (checks.cross_attention_flops, good_flops),
+]
+
+
+@pytest.mark.parametrize("check, answer", RIGHT)
+def test_right_answers_pass(check, answer, capsys):
+    check(answer)
+    assert capsys.readouterr().out.startswith(f"✓ {check.__name__}: ")
+
+
+@pytest.mark.parametrize("check", [check for check, _ in RIGHT])
+def test_a_stub_is_left_alone(check, capsys):
+    def stub(*arguments):
+        raise NotImplementedError
+
+    check(stub)
+    assert capsys.readouterr().out == f"– {check.__name__}: not written yet\n"
+
+
+def test_the_flops_are_those_that_pytorch_counts():
+    n, dim, words, context = 6, 20, 7, 12
+    layer = Attention(dim, context, heads=5)
+    with attention_maps(layer), FlopCounterMode(display=False) as counter:
+        layer(torch.zeros(1, n, dim), torch.zeros(1, words, context))
+    assert counter.get_total_flops() == good_flops(n, dim, words, context)
+
+
+def latent(use):
+    """A wrong answer from `use(z_t, v, root of now, root of 1 - now, scale)`."""
+    return lambda z, v, now, scale: use(z, v, now**0.5, (1 - now) ** 0.5, scale)
+
+
+def models(gain, whole=lambda x: math.floor(x) + 1):
+    def answer(first, steps, pixel, latent):
+        return max(1, whole(first / gain(steps, pixel, latent))) if pixel > latent else math.inf
+
+    return answer
+
+
+def saved(steps, pixel, latent):
+    return steps * (pixel - latent)
+
+
+@pytest.mark.parametrize(
+    "check, wrong, hint",
+    [
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: a * z - b * v), "scale is missing"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: s * (a * z - b * v)), "that is the way in"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: a * z / s - b * v), "only z_t is divided"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: (a * z + b * v) / s), "v is added"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: (a**2 * z - b**2 * v) / s), "roots are missing"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: (b * z - a * v) / s), "roots are swapped"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: (z - b * v) / a / s), "as if it were the noise"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: v / s), "taken for z_0"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: (b * z + a * v) / s), "this is the noise"),
+        (checks.models_to_pay, models(saved, math.ceil), "nothing is gained yet"),
+        (checks.models_to_pay, models(saved, math.floor), "rounded down"),
+        (checks.models_to_pay, models(saved, float), "whole number"),
+        (checks.models_to_pay, models(lambda n, pixel, latent: pixel - latent), "at every step"),
+        (checks.models_to_pay, models(lambda n, pixel, latent: n * pixel), "only the difference"),
+        (checks.models_to_pay, models(lambda n, pixel, latent: n * latent), "how much less"),
+        (checks.cross_attention_flops, lambda n, d, m, c: good_flops(n, d, m, c) // 2, "counts as two"),
+        (checks.cross_attention_flops, lambda n, d, m, c: 4 * n * d * d + 4 * n * m * d, "keys and values are missing"),
+        (checks.cross_attention_flops, lambda n, d, m, c: good_flops(n, d, m, c) - 2 * n * d * d, "queries or output"),
+        (checks.cross_attention_flops, lambda n, d, m, c: 4 * m * c * d + 4 * n * m * d, "layers on the places"),
+        (
+            checks.cross_attention_flops,
+            lambda n, d, m, c: 4 * n * d * d + 4 * n * c * d + 4 * n * m * d,
+            "not from the places",
+        ),
+        (checks.cross_attention_flops, lambda n, d, m, c: good_flops(n, d, m, d), "a width of their own"),
+        (checks.cross_attention_flops, lambda n, d, m, c: 8 * n * d * d + 4 * n * n * d, "that is self-attention"),
+        (checks.cross_attention_flops, lambda n, d, m, c: good_flops(n, d, m, c) - 2 * n * m * d, "one of the two"),
+        (checks.cross_attention_flops, lambda n, d, m, c: 4 * n * d * d + 4 * m * c * d, "products are missing"),
+    ],
+)
+def test_a_known_mistake_is_named(check, wrong, hint):
+    with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
+        check(wrong)
