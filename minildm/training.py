@@ -74,6 +74,7 @@ def train(
     """Train `model` in place with AdamW; it ends in eval mode, on its own device, holding the averaged weights.
 
     batch: (generator, n) -> tensors of n samples each, by name; every random choice comes from the generator.
+        One that reads a stream has a method `seek` too: told before each step how many samples lie before it.
     loss: (model, tensors) -> scalar, a mean over the samples.
         What can only draw from torch's global stream may do so in both (dropout, torchvision's transforms): at each
         step the stream is seeded inside, and at the end it is as it was.
@@ -292,6 +293,8 @@ class _Batches(Dataset):
 
     def __getitem__(self, step):
         torch.default_generator.manual_seed(_mix(self.seed, step, 1))  # `train` puts the stream back at its end
+        if hasattr(self.batch, "seek"):
+            self.batch.seek(step * self.size)
         tensors = self.batch(torch.Generator().manual_seed(_mix(self.seed, step, 0)), self.size)
         if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
             raise ValueError(f"expected batch(generator, n) to return a dict of tensors, got {type(tensors).__name__}")
