@@ -22,8 +22,8 @@ from minildm.denoiser import Denoiser
 from minildm.pipeline import LatentDiffusion
 from minildm.samplers import ddim
 from minildm.schedule import NoiseSchedule
+from minildm.stable_diffusion import SD_1, SD_1_INPAINTING, SD_2, SD_2_INPAINTING, load, reference_name, save
 from minildm.stable_diffusion import _configs as configs
-from minildm.stable_diffusion import load, save
 from minildm.tensors import count_parameters, seeded
 from minildm.text import TextEncoder, train_tokenizer
 
@@ -274,40 +274,67 @@ def test_what_the_learner_trains_diffusers_opens(one, tmp_path):
     assert torch.equal(again("a cat", **how), one("a cat", **how))
 
 
-@pytest.mark.parametrize(
-    ("build", "config", "expected"),
-    [
-        (configs.unet, dict(cross_attention_dim=768), 859_520_964),
-        (configs.unet, dict(cross_attention_dim=768, in_channels=9), 859_535_364),
-        (
-            configs.unet,
-            dict(cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True),
-            865_910_724,
-        ),
-        (
-            configs.vae,
-            dict(
-                block_out_channels=[128, 256, 512, 512],
-                layers_per_block=2,
-                down_block_types=["DownEncoderBlock2D"] * 4,
-                up_block_types=["UpDecoderBlock2D"] * 4,
-            ),
-            83_653_863,
-        ),
-        (
-            configs.text_encoder,
-            dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, eos_token_id=2),
-            123_060_480,
-        ),
-    ],
-)
-def test_the_files_of_the_full_size(build, config, expected):
-    """What the folders on the Hub say, and leave out."""
+HUB = {  # what the folders on the Hub say, as far as it is not diffusers' or transformers' default
+    "SD 1": (
+        SD_1,
+        dict(cross_attention_dim=768),
+        dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12),
+        (859_520_964, 83_653_863, 123_060_480),
+    ),
+    "SD 1, inpainting": (
+        SD_1_INPAINTING,
+        dict(cross_attention_dim=768, in_channels=9),
+        dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12),
+        (859_535_364, 83_653_863, 123_060_480),
+    ),
+    "SD 2": (
+        SD_2,
+        dict(cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True),
+        dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu"),
+        (865_910_724, 83_653_863, 340_387_840),
+    ),
+    "SD 2, inpainting": (
+        SD_2_INPAINTING,
+        dict(cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True, in_channels=9),
+        dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu"),
+        (865_925_124, 83_653_863, 340_387_840),
+    ),
+}
+HUB_VAE = dict(block_out_channels=[128, 256, 512, 512], layers_per_block=2)
+HUB_VAE |= dict(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4)
+
+
+@pytest.mark.parametrize("kind", HUB)
+def test_the_full_size(kind):
+    """Our configurations are those of the files, down to the last parameter."""
+    ours, unet, text, expected = HUB[kind]
+    file = Path("config.json")
+    text = text | dict(eos_token_id=2)
     with torch.device("meta"):
-        model = build(config, Path("config.json"))
-    assert count_parameters(model) == expected
-    if build is configs.text_encoder:
-        assert model.end == 49407
+        read = configs.unet(unet, file), configs.vae(HUB_VAE, file), configs.text_encoder(text, file)
+        built = Denoiser(**ours.unet), AutoencoderKL(**ours.vae), TextEncoder(**ours.text_encoder)
+    assert [module.config for module in built] == [module.config for module in read]
+    assert tuple(count_parameters(module) for module in built) == expected and built[2].end == 49407
+    assert all(parameter.is_meta for module in built for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("kind", ["SD 1", "SD 2"])
+def test_each_tensor_of_the_full_size_is_the_references(kind):
+    ours, unet, text, _ = HUB[kind]
+    with torch.device("meta"):
+        for module, theirs in (
+            (Denoiser(**ours.unet), diffusers.UNet2DConditionModel(**unet)),
+            (AutoencoderKL(**ours.vae), diffusers.AutoencoderKL(**HUB_VAE)),
+            (TextEncoder(**ours.text_encoder), CLIPTextModel(CLIPTextConfig(**text))),
+        ):
+            found = {reference_name(module, name): tensor.shape for name, tensor in module.state_dict().items()}
+            assert found == {name.removeprefix("text_model."): t.shape for name, t in theirs.state_dict().items()}
+
+
+def test_the_settings_of_the_full_size(both):
+    ours = {"SD 1": SD_1, "SD 2": SD_2, "inpainting": SD_1_INPAINTING}[both.kind]
+    named = {name: value for name, value in ours.pipeline.items() if name != "size"}
+    assert {name: getattr(both.ours, name) for name in named} == named
 
 
 def test_each_tensor_is_read_straight_to_its_place(one, tmp_path, monkeypatch):
@@ -338,8 +365,40 @@ def test_each_tensor_is_read_straight_to_its_place(one, tmp_path, monkeypatch):
     assert read == {p.data_ptr() for m in (pipe.unet, pipe.vae, pipe.text_encoder) for p in m.parameters()}
 
 
+@pytest.mark.parametrize("both", ["SD 1"], indirect=True)
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_shards_and_variants_as_the_references_write_them(both, variant, tmp_path):
+    both.theirs.save_pretrained(tmp_path / "pipe", max_shard_size="40KB", variant=variant)
+    written = sorted(path.name for path in tmp_path.rglob("*.safetensors*"))
+    assert sum("-of-" in name for name in written) > 6 and all(
+        ("fp16" in name) == (variant == "fp16") for name in written
+    )
+    found = load(tmp_path / "pipe")
+    for name in ("unet", "vae", "text_encoder"):
+        ours, expected = (getattr(pipe, name).state_dict() for pipe in (found, both.ours))
+        assert all(torch.equal(ours[key], expected[key]) for key in expected)
+    index = next(tmp_path.glob("pipe/unet/*.index.*"))
+    next(tmp_path.glob("pipe/unet/*-of-*")).unlink()
+    with pytest.raises(FileNotFoundError, match=r"unet/diffusion.*-of-.*\.safetensors is missing"):
+        load(tmp_path / "pipe")
+    index.write_text("{}")
+    with pytest.raises(ValueError, match=f"{index.name} is damaged"):
+        load(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("both", ["SD 1", "SD 2"], indirect=True)
+@pytest.mark.parametrize(("dtype", "close"), [(torch.bfloat16, 0.05), (torch.float16, 0.006)])
+def test_half_the_memory(both, dtype, close):
+    """Networks in half precision, latents and pictures in float32; the bound is a few of dtype's roundings."""
+    half = load(both.folder, dtype=dtype)
+    assert {p.dtype for m in (half.unet, half.vae, half.text_encoder) for p in m.parameters()} == {dtype}
+    x_T = random(1, 4, 8, 12, seed=3)
+    drawn, exact = (pipe(PROMPTS[0], steps=3, x_T=x_T, output="tensor") for pipe in (half, both.ours))
+    assert drawn.dtype == torch.float32 and 0 < (drawn - exact).abs().mean() < close
+
+
 def test_older_and_larger_files(one, tmp_path):
-    """Shards, the names of older autoencoders, position_ids, a prefix or none, half precision."""
+    """Shards, the names of older autoencoders, position_ids, a prefix or none."""
     folder = save(one, tmp_path / "one")
     tensors = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
@@ -355,8 +414,9 @@ def test_older_and_larger_files(one, tmp_path):
     for new, name in old.items():
         tensors = {key.replace(f".{new}.", f".{name}."): tensor for key, tensor in tensors.items()}
     assert sum("proj_attn" in key for key in tensors) == 4
-    save_file(tensors, folder / "vae" / "diffusion_pytorch_model.fp16.safetensors")
-    vae.unlink()
+    save_file(tensors, vae)
+    theirs = diffusers.AutoencoderKL.from_pretrained(folder / "vae").state_dict()  # which knows these names, too
+    assert all(torch.equal(theirs[reference_name(one.vae, key)], t) for key, t in one.vae.state_dict().items())
     text = folder / "text_encoder" / "model.safetensors"
     tensors = load_file(text) | {"text_model.embeddings.position_ids": torch.arange(13)[None]}
     save_file({key.removeprefix("text_model."): tensor for key, tensor in tensors.items()}, text)
@@ -364,16 +424,33 @@ def test_older_and_larger_files(one, tmp_path):
     for name in ("unet", "vae", "text_encoder"):
         before, after = (getattr(pipe, name).state_dict() for pipe in (one, again))
         assert all(torch.equal(before[key], after[key]) for key in before)
-    half = load(folder, dtype=torch.bfloat16)
-    assert {p.dtype for m in (half.unet, half.vae, half.text_encoder) for p in m.parameters()} == {torch.bfloat16}
-    drawn, exact = (pipe("a cat", steps=2, seed=0, output="tensor") for pipe in (half, one))
-    assert drawn.dtype == torch.float32 and (drawn - exact).abs().mean() < 0.1
     index.write_text("{}")
     with pytest.raises(ValueError, match="index.json is damaged"):
         load(folder)
     index.write_text(json.dumps({"weight_map": {"a": "none.safetensors"}}))
     with pytest.raises(FileNotFoundError, match="none.safetensors is missing"):
         load(folder)
+
+
+def test_a_pocket_pipeline_is_the_references(tmp_path):
+    """Small networks with one number of groups, wide latents, a vocabulary and a schedule of their own."""
+    with seeded(0):
+        tokenizer = train_tokenizer(["a red cat", "a dog"], 280, length=31)
+        text = TextEncoder(len(tokenizer), 24, depth=2, heads=3, length=31)
+        vae = AutoencoderKL(3, 16, (16, 32, 64, 128), 1, groups=8, scale_factor=0.7)
+        unet = Denoiser(16, 16, (32, 48, 80), 1, attention=(1, 2), heads=(2, 3, 5), context_dim=24, groups=8)
+    for seed, module in enumerate((unet, vae, text)):
+        randomized(module, seed)
+    settings = dict(predicts="v", size=(64, 96), spacing="trailing", sees_padding=True)
+    pocket = LatentDiffusion(unet, vae, NoiseSchedule.cosine(600), text, tokenizer, **settings)
+    theirs = diffusers.DiffusionPipeline.from_pretrained(save(pocket, tmp_path / "pocket"))
+    theirs.set_progress_bar_config(disable=True)
+    x_T = random(2, 16, 8, 12, seed=3)
+    for steps in (4, 5):
+        how = HOW | dict(num_inference_steps=steps, latents=x_T, height=64, width=96)
+        assert_equal(pocket(PROMPTS, x_T=x_T, **OURS | dict(steps=steps)), theirs(PROMPTS, **how).images, 1e-3)
+    again, how = load(tmp_path / "pocket"), dict(seed=1, steps=2, guidance=3, output="tensor")
+    assert torch.equal(again("a cat", **how), pocket("a cat", **how))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,10 @@ def load(
     """Stable Diffusion 1 or 2, or one for inpainting, from a folder of diffusers, or from the Hugging Face Hub.
 
     folder_or_repo_id: a folder with model_index.json; or "owner/name", downloaded once, where there is huggingface_hub.
-    device, dtype: of the networks. Each tensor is read straight to its place, so there is never a second copy.
+    device, dtype: of the networks. Each tensor is read straight to its place, so there is never a second copy. For a
+        small GPU: dtype=torch.float16 (or bfloat16) halves the weights, whatever the files hold, and `pipe.tile = 512`
+        bounds what the autoencoder needs for large pictures. Attention needs no slices: its fused kernel never holds
+        the map of who looks where.
 
     The pipeline takes prediction type, betas, spacing, where DDIM ends and the scale factor from the configuration
     files; which sampler they name does not matter, since each call chooses its own.
@@ -170,18 +173,20 @@ def _build(build: Callable[[dict, Path], object], config: dict, file: Path):
 
 
 def _files(folder: Path, stem: str) -> list[Path]:
-    """The weights of one network: one file, or shards and an index."""
-    index = folder / f"{stem}.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(_json(index)["weight_map"].values()))
-        except (KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{index} is damaged: it has no weight_map") from error
-        files = [folder / name for name in names]
+    """The weights of one network: one file, or shards and an index; in half precision where there is nothing else."""
+    for variant in ("", ".fp16"):
+        index, whole = folder / f"{stem}.safetensors.index{variant}.json", folder / f"{stem}{variant}.safetensors"
+        if index.is_file():
+            try:
+                files = [folder / name for name in sorted(set(_json(index)["weight_map"].values()))]
+            except (KeyError, AttributeError, TypeError) as error:
+                raise ValueError(f"{index} is damaged: it has no weight_map") from error
+            break
+        if whole.is_file():
+            files = [whole]
+            break
     else:
         files = [folder / f"{stem}.safetensors"]
-        half = folder / f"{stem}.fp16.safetensors"
-        files = [half] if half.is_file() and not files[0].is_file() else files
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing; minildm reads safetensors only")
