@@ -1,0 +1,200 @@
+"""The pocket model of lessons 08 and 09: words to pictures of 64×64, in the latents of `vae-pocket`.
+
+Latents of many scenes are computed once and kept in the cache folder; what is left to train is the U-Net. The text
+encoder of `text-pocket` is frozen, as in Stable Diffusion.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minildm import data, weights
+from minildm.autoencoder import AutoencoderKL
+from minildm.data import sprites
+from minildm.data._cache import cached
+from minildm.data.scenes import CONTENT
+from minildm.denoiser import Denoiser, denoising_error, denoising_loss, draw_noise
+from minildm.pipeline import LatentDiffusion
+from minildm.recipes import circumstances, run_file, text_pocket
+from minildm.schedule import NoiseSchedule
+from minildm.tensors import best_device, seeded
+from minildm.text import TextEncoder, Tokenizer
+from minildm.training import History
+from minildm.training import train as run
+
+STEPS, BATCH, LR = 12_000, 64, 1e-3
+SIZE, PREDICTS, GUIDANCE = 64, "v", 4.0
+SCENES, UNSEEN = 10_000, 500  # for each share of a task, to learn from; and of each task, to measure on
+UNTOLD = 0.1  # share of captions that are left out, so that guidance has a picture of "nothing in particular"
+TRAIN_SEED, TEST_SEED = 7, 8
+# How often a task is drawn: where things stand and how many there are takes longest to learn.
+SHARES = {"one object": 1, "two objects": 2, "counting": 3, "colour": 1, "position": 4, "colour attribution": 2}
+
+
+def network(latent_channels: int, context_dim: int, seed: int = 0, **config) -> Denoiser:
+    """The untrained U-Net: on maps of 16×16, 8×8 and 4×4, the last two read the words; other sizes by `config`."""
+    pocket = dict(channels=(64, 128, 192), blocks_per_level=1, attention=(1, 2), heads=4, groups=16)
+    with seeded(seed):
+        return Denoiser(latent_channels, latent_channels, context_dim=context_dim, **pocket | config)
+
+
+def schedule() -> NoiseSchedule:
+    """The schedule it is trained with."""
+    return NoiseSchedule.cosine()
+
+
+class Latents(NamedTuple):
+    """Scenes of one task, ready for training."""
+
+    z: Tensor  # (n, c, h, w) float16, scaled
+    captions: dict[str, list[str]]  # by language
+
+
+def latents(vae: AutoencoderKL, task: str, n: int, seed: int = TRAIN_SEED, split: str = "train") -> Latents:
+    """The first n scenes of a task as the autoencoder's means, with captions in both languages; computed once.
+
+    They lie in the cache folder, `data.scenes` says where that is, under a name that changes with the autoencoder.
+    """
+    values = hashlib.sha256()
+    for name, tensor in sorted(weights.state(vae).items()):
+        values.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    key = dict(task=task, n=n, seed=seed, split=split, size=SIZE, content=CONTENT, sprites=sprites.version())
+    key |= dict(vae=values.hexdigest(), scale_factor=vae.scale_factor)
+
+    def build(folder: Path):
+        captions = {language: [] for language in data.LANGUAGES}
+        parts = []
+        for start in range(0, n, 1000):
+            scenes = data.scene_arrays(min(1000, n - start), seed, split, size=SIZE, tasks=task, start=start)
+            parts.append(encoded(vae, scenes.images))
+            wording = np.random.default_rng((seed, start)).random
+            for language, said in captions.items():
+                said += [data.caption(prompt, language, wording) for prompt in scenes.prompts]
+        weights.write(folder / "latents.safetensors", {"z": torch.cat(parts)}, {})
+        (folder / "captions.json").write_text(json.dumps(captions), encoding="utf-8")
+
+    folder = cached("latents", key, build)
+    z, _ = weights.read(folder / "latents.safetensors")
+    return Latents(z["z"], json.loads((folder / "captions.json").read_text(encoding="utf-8")))
+
+
+@torch.no_grad()
+def encoded(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
+    """Pictures (n, h, w, 3) uint8 as scaled latents, the means, in float16. -> (n, c, h / f, w / f)"""
+    device, home = best_device(), next(vae.parameters()).device
+    vae.to(device)
+    parts = (text_pocket.as_input(part).to(device) for part in np.array_split(images, -(-len(images) // 64)))
+    z = torch.cat([vae.scale(vae.encode(part).mean).half().cpu() for part in parts])
+    vae.to(home)
+    return z
+
+
+class Batches:
+    """`batches(generator, n)` -> x_0, eps, t and ids (n, length) of n scenes, each told in one of the languages.
+
+    shares: how often each task is drawn, in any unit.  untold: the share of captions that are left empty.
+    """
+
+    def __init__(
+        self,
+        latents: Mapping[str, Latents],
+        tokenizer: Tokenizer,
+        shares: Mapping[str, float] = SHARES,
+        untold: float = UNTOLD,
+    ):
+        self.latents, self.tokenizer, self.untold = latents, tokenizer, untold
+        self.tasks = [task for task in latents if shares.get(task, 0)]
+        self.shares = torch.tensor([float(shares[task]) for task in self.tasks])
+        self.schedule = schedule()
+
+    def __call__(self, generator: torch.Generator, n: int) -> dict[str, Tensor]:
+        tasks = torch.multinomial(self.shares, n, replacement=True, generator=generator).tolist()
+        where, language, told = torch.rand(3, n, generator=generator, dtype=torch.float64).tolist()
+        z, texts = [], []
+        for i in range(n):
+            scenes = self.latents[self.tasks[tasks[i]]]
+            at = int(where[i] * len(scenes.z))
+            z.append(scenes.z[at])
+            captions = scenes.captions[data.LANGUAGES[int(language[i] * len(data.LANGUAGES))]]
+            texts.append(captions[at] if told[i] >= self.untold else "")
+        noised = draw_noise(torch.stack(z).float(), self.schedule, generator)
+        return noised | {"ids": self.tokenizer(texts)[0]}
+
+
+class Told:
+    """A loss that is told the words: `loss(model, batch)`, with the frozen encoder's context of the batch's ids."""
+
+    def __init__(self, encoder: TextEncoder, loss=denoising_loss, **options):
+        self.encoder, self.loss = encoder.eval().requires_grad_(False), loss
+        self.options = dict(schedule=schedule(), predicts=PREDICTS) | options
+
+    def __call__(self, model: Denoiser, tensors: dict[str, Tensor]) -> Tensor:
+        ids, back = tensors["ids"].unique(dim=0, return_inverse=True)
+        context = self.encoder.to(ids.device)(ids)[
+            back
+        ]  # padding included: the picture sees it, as in Stable Diffusion
+        return self.loss(model, tensors | {"context": context}, **self.options)
+
+
+def fit(
+    model: Denoiser, batches: Batches, encoder: TextEncoder, steps: int = STEPS, seed: int = 0, **options
+) -> History:
+    """Train `model`; further options go to `minildm.training.train`."""
+    settings = dict(steps=steps, batch_size=BATCH, lr=LR, ema=0.9995, seed=seed)
+    return run(model, batches, Told(encoder), **settings | options)
+
+
+@torch.no_grad()
+def error(model: Denoiser, batches: Batches, encoder: TextEncoder, n: int = 1000, seed: int = 0) -> float:
+    """The mean squared error of v over n draws of scenes, timesteps and noise."""
+    told = Told(encoder, denoising_error)
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    parts = [batches(generator, 100) for _ in range(-(-n // 100))]
+    errors = [told(model, {name: tensor.to(device) for name, tensor in part.items()}) for part in parts]
+    return float(torch.cat(errors).mean())
+
+
+def frozen() -> tuple[AutoencoderKL, TextEncoder, Tokenizer]:
+    """The parts that were trained before."""
+    return weights.load("vae-pocket"), *text_pocket.load()
+
+
+def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
+    """Train the U-Net, measure its error, write the whole pipeline's folder; returns its path."""
+    vae, encoder, tokenizer = frozen()
+    seen = Batches({task: latents(vae, task, SCENES * share) for task, share in SHARES.items()}, tokenizer)
+    heldout = {task: latents(vae, task, UNSEEN, TEST_SEED, "heldout") for task in data.TASKS[1:]}
+    unseen = Batches(heldout, tokenizer)
+    model, checkpoint = network(vae.latent_channels, encoder.dim, seed), run_file("pocket", resume)
+
+    def validate(model: Denoiser) -> dict[str, float]:
+        errors = {"training_error": error(model, seen, encoder), "heldout_error": error(model, unseen, encoder)}
+        print(", ".join(f"{name} {value:.4f}" for name, value in errors.items()), flush=True)
+        return errors
+
+    history = fit(
+        model, seen, encoder, steps or STEPS, seed, checkpoint=checkpoint, validate=validate, validate_every=1000
+    )
+    captions = [text for some in seen.latents.values() for told in some.captions.values() for text in told]
+    how = dict(predicts=PREDICTS, size=SIZE, guidance=GUIDANCE, sees_padding=True, words=captions)
+    pipe = LatentDiffusion(model, vae, schedule(), encoder, tokenizer, **how)
+    record = dict(recipe="pocket", data=f"scenes, seed {TRAIN_SEED}, train, {SIZE}×{SIZE}")
+    record |= dict(
+        scenes=SCENES * sum(SHARES.values()),
+        shares=SHARES,
+        untold=UNTOLD,
+        seed=seed,
+        steps=history.step,
+        minutes=history.seconds / 60,
+    )
+    record |= dict(**circumstances(), measured=history.validation[-1][1])
+    path = pipe.save_pretrained(out or weights.FOLDER / "pocket", dtype=torch.float16, **record)
+    checkpoint.unlink(missing_ok=True)
+    return path

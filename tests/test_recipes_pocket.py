@@ -1,0 +1,309 @@
+"""The recipes of the pocket model on tiny networks: what they learn from, what they leave out, what they write."""
+
+import numpy as np
+import pytest
+import torch
+
+from minildm import data, judge, stable_diffusion, weights
+from minildm.autoencoder import AutoencoderKL
+from minildm.data import LANGUAGES, TASKS, heldout, parse
+from minildm.data.families import meaning
+from minildm.denoiser import denoising_loss
+from minildm.pipeline import LatentDiffusion
+from minildm.recipes import _probe, pocket, text_pocket, vae_pocket
+from minildm.tensors import count_parameters, seeded
+from minildm.text import TextEncoder, train_tokenizer
+from minildm.training import History
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Recipes keep their runs in the folder they are started in, and latents in the cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINILDM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    captions = [text for language in LANGUAGES for text in data.prompts(400, 1, "all", language=language)]
+    return train_tokenizer(captions, 500, text_pocket.LENGTH)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    with seeded(1):
+        return AutoencoderKL(3, 5, channels=(8, 8, 8, 8), groups=4, scale_factor=4.0).eval()
+
+
+@pytest.fixture(scope="module")
+def encoder(tokens):
+    with seeded(2):
+        return TextEncoder(len(tokens), 16, depth=1, heads=2, length=text_pocket.LENGTH).eval()
+
+
+@pytest.fixture
+def tiny(monkeypatch, vae, encoder, tokens):
+    """The recipe `pocket` on a few scenes, with a small U-Net."""
+    real = pocket.network
+    small = dict(channels=(16, 32), attention=(1,), heads=2, groups=8)
+    monkeypatch.setattr(pocket, "frozen", lambda: (vae, encoder, tokens))
+    monkeypatch.setattr(pocket, "network", lambda *a, **k: real(*a, **k | small))
+    monkeypatch.setattr(pocket, "SCENES", 3)
+    monkeypatch.setattr(pocket, "UNSEEN", 2)
+    monkeypatch.setattr(pocket, "BATCH", 4)
+
+
+# --- the text encoder
+
+
+@pytest.fixture
+def few_drawings(monkeypatch):
+    names = {"en": ["anchor", "gear"], "zh": ["锚", "齿轮"]}
+    monkeypatch.setattr(text_pocket, "drawings", lambda split="train": names)
+    monkeypatch.setattr(text_pocket, "drawn", lambda split="train": np.zeros((2, *[text_pocket.SIZE] * 2, 3), np.uint8))
+    monkeypatch.setattr(text_pocket, "SIZE", 64)  # what the judge knows
+
+
+@pytest.mark.parametrize("families", [True, False])
+def test_captions_meet_their_pictures(few_drawings, tokens, families):
+    tensors = text_pocket.batch(torch.Generator().manual_seed(3), 24, tokens, families)
+    texts = [tokens.decode(ids) for ids in tensors["ids"]]
+    assert all(text in ("anchor", "gear", "锚", "齿轮") for text in texts[21:])  # one in eight
+    assert (tensors["image"][21:] == -1).all() and tensors["image"].shape == (24, 3, 64, 64)
+    prompts = [parse(text) for text in texts[:21]]
+    assert {any(letter >= "\u4e00" for letter in text) for text in texts[:21]} == {True, False}
+    assert not any(heldout(prompt) for prompt in prompts)
+    for prompt, seen in zip(prompts, judge.inspect((tensors["image"][:21] + 1) / 2), strict=True):
+        assert sorted(one.name for one in seen) == sorted(name for name, n in prompt.objects for _ in range(n))
+    numbers = tensors["meaning"].tolist()
+    for i, one in enumerate(prompts):
+        for j, other in enumerate(prompts):
+            assert (numbers[i] == numbers[j]) == (meaning(one) == meaning(other))
+    alike = sum(
+        bool({name for name, _ in one.objects} & {name for name, _ in other.objects})
+        for one, other in zip(prompts, prompts[1:], strict=False)
+    )
+    assert alike > 10 if families else alike < 5
+
+
+def test_the_loss_needs_no_padding(few_drawings, tokens, monkeypatch):
+    with seeded(0):
+        model = text_pocket.network(0, len(tokens))
+    monkeypatch.setattr(model.image_encoder, "forward", lambda images: torch.eye(len(images), text_pocket.DIM))
+    tensors = text_pocket.batch(torch.Generator().manual_seed(0), 8, tokens)
+    lengths = []
+    real = model.text_encoder.forward
+    monkeypatch.setattr(
+        model.text_encoder, "forward", lambda ids, mask: lengths.append(ids.shape[1]) or real(ids, mask)
+    )
+    short = text_pocket.loss(model, tensors)
+    monkeypatch.setattr(text_pocket, "_longest", lambda ids, end: ids.shape[1])
+    torch.testing.assert_close(text_pocket.loss(model, tensors), short)
+    assert lengths[0] < lengths[1] == text_pocket.LENGTH
+
+
+def test_retrieval_by_hand(tokens, monkeypatch):
+    """A model that reads and sees perfectly, and one that sees the same in each picture."""
+
+    class Perfect:
+        def __init__(self, blind):
+            self.blind = blind
+
+        def __call__(self, ids, mask, images):
+            says = [meaning(parse(tokens.decode(row))) for row in ids]
+            text = torch.eye(len(says))
+            return text, torch.ones_like(text) if self.blind else text, None
+
+    monkeypatch.setattr(text_pocket, "paint", lambda prompts, *a: np.zeros((len(prompts), 2, 2, 3)))
+    for language in LANGUAGES:
+        assert text_pocket.retrieval(Perfect(False), tokens, language, 20) == 1
+        assert set(text_pocket.hard_retrieval(Perfect(False), tokens, language, 3).values()) == {1.0}
+        assert text_pocket.retrieval(Perfect(True), tokens, language, 20) == pytest.approx(1 / 20)
+        assert text_pocket.hard_retrieval(Perfect(True), tokens, language, 40)["position"] == 1 / 4
+
+
+def test_text_pocket_writes_encoder_and_tokenizer(tmp_path, monkeypatch, tokens, few_drawings):
+    monkeypatch.setattr(text_pocket, "SIZE", 32)
+    monkeypatch.setattr(
+        text_pocket, "drawn", lambda split="train": torch.zeros(2, 32, 32, 3, dtype=torch.uint8).numpy()
+    )
+    monkeypatch.setattr(text_pocket, "tokenizer", lambda: tokens)
+    monkeypatch.setattr(text_pocket, "BATCH", 8)
+    monkeypatch.setattr(text_pocket, "evaluate", lambda model, tokens: {"retrieval": {"en": 0.5}})
+    path = text_pocket.train(tmp_path / "t.safetensors", steps=2, seed=3)
+    encoder, again = text_pocket.load(path)
+    record = weights.record(path)
+    assert record["measured"] == {"retrieval": {"en": 0.5}} and record["steps"] == 2 and record["seed"] == 3
+    assert encoder.config["vocab_size"] == len(tokens) and encoder.config["length"] == again.length == 32
+    text = "一只猫在一颗红色的心的左边"
+    assert again.encode(text) == tokens.encode(text) and encoder.end == again.end
+    assert sorted(file.name for file in tmp_path.glob("t.*")) == ["t.json", "t.safetensors"]
+    assert not list((tmp_path / "runs").iterdir())
+
+
+# --- the probe
+
+
+def test_the_right_answers():
+    answers = _probe.truth([parse(text) for text in ("a cat right of a dog", "three cats", "a cat and a dog")])
+    cat, dog = (data.VOCABULARY.index(name) for name in ("cat", "dog"))
+    assert answers["things"].nonzero().tolist() == [[0, cat], [0, dog], [1, cat], [2, cat], [2, dog]]
+    assert answers["count"].tolist() == [-100, 2, -100]
+    assert answers["right of"].tolist() == [cat, -100, -100] and answers["left of"].tolist() == [dog, -100, -100]
+    assert answers["above"].tolist() == answers["below"].tolist() == [-100] * 3
+
+
+def test_scores_by_hand():
+    prompts = [parse(text) for text in ("a cat right of a dog", "three cats", "a cat above a dog", "a pig")]
+    truth = _probe.truth(prompts)
+    cat, dog, pig = (data.VOCABULARY.index(name) for name in ("cat", "dog", "pig"))
+    said = {name: torch.zeros(4, len(data.VOCABULARY)) for name in ("things", *data.RELATIONS)}
+    said["things"][[0, 0, 1, 2, 2, 3], [cat, dog, cat, cat, pig, pig]] = 1.0  # the third names a pig for the dog
+    said["count"] = torch.tensor([[1.0, 0, 0, 0]] * 4)  # right of the pig, wrong of the cats
+    said["right of"][0, cat] = said["left of"][0, dog] = said["above"][2, cat] = said["below"][2, pig] = 1.0
+    scores = _probe.scores(lambda context: said, truth | {"context": None})
+    assert scores == {"things": 3 / 4, "count": 1 / 2, "sides": 3 / 4}
+
+
+def test_the_probe_asks_of_held_out_captions_in_each_language(encoder, tokens, monkeypatch):
+    drawn, real = [], _probe.draw_prompt
+    monkeypatch.setattr(_probe, "draw_prompt", lambda *a: drawn.append(real(*a)) or drawn[-1])
+    read = _probe.probe(encoder, tokens, n=120, steps=2)
+    assert not any(map(heldout, drawn[:240])) and all(map(heldout, drawn[240:])) and len(drawn) == 240 + 120
+    assert set(read) == set(LANGUAGES) and set(read["en"]) == {"things", "count", "sides"}
+    assert all(0 <= share <= 1 for figures in read.values() for share in figures.values())
+
+
+# --- the U-Net
+
+
+def test_latents_are_the_autoencoders_and_computed_once(vae, monkeypatch):
+    some = pocket.latents(vae, "position", 5, seed=3)
+    scenes = data.scene_arrays(5, 3, "train", size=64, tasks="position")
+    with torch.no_grad():
+        expected = 4.0 * vae.encode(torch.from_numpy(scenes.images).movedim(-1, 1) / 127.5 - 1).mean
+    assert some.z.shape == (5, 5, 8, 8) and some.z.dtype == torch.float16
+    assert (some.z - expected).abs().max() < 2e-3 * expected.abs().max()
+    for language in LANGUAGES:
+        assert [parse(text) for text in some.captions[language]] == scenes.prompts
+    assert some.captions["en"] != some.captions["zh"]
+
+    monkeypatch.setattr(pocket, "encoded", None)  # what is there is not computed again
+    again = pocket.latents(vae, "position", 5, seed=3)
+    assert torch.equal(again.z, some.z) and again.captions == some.captions
+    for other in (dict(n=6), dict(seed=4), dict(task="colour"), dict(split="heldout")):
+        with pytest.raises(TypeError):
+            pocket.latents(vae, **dict(task="position", n=5, seed=3) | other)
+    with seeded(5), pytest.raises(TypeError):
+        pocket.latents(AutoencoderKL(3, 5, channels=(8, 8, 8, 8), groups=4, scale_factor=4.0), "position", 5, seed=3)
+
+
+def named(tasks, n=7):
+    """Latents and captions that say which scene they are."""
+    return {
+        task: pocket.Latents(
+            torch.full((n, 1, 2, 2), 10.0 * k) + torch.arange(n)[:, None, None, None],
+            {language: [f"{language} {k} {i}" for i in range(n)] for language in LANGUAGES},
+        )
+        for k, task in enumerate(tasks)
+    }
+
+
+def test_a_batch_keeps_words_and_pictures_together():
+    tokenizer = train_tokenizer(["en zh 0 1 2 3 4 5 6"] * 2, 280, length=12)
+    batches = pocket.Batches(named(TASKS), tokenizer, {"counting": 3, "position": 1}, untold=0.25)
+    batch = batches(torch.Generator().manual_seed(1), 400)
+    texts = [tokenizer.decode(ids) for ids in batch["ids"]]
+    told = [text.split() for text in texts if text]
+    for text, x_0 in zip(texts, batch["x_0"], strict=True):
+        if text:
+            _, k, i = text.split()
+            assert (x_0 == 10 * int(k) + int(i)).all()
+    assert 60 < 400 - len(told) < 140
+    tasks = [TASKS[int(k)] for _, k, _ in told]
+    assert set(tasks) == {"counting", "position"} and 0.65 < tasks.count("counting") / len(tasks) < 0.85
+    assert {language for language, _, _ in told} == set(LANGUAGES) and {i for *_, i in told} == set("0123456")
+    again = batches(torch.Generator().manual_seed(1), 400)
+    assert all(torch.equal(again[name], batch[name]) for name in ("x_0", "eps", "t", "ids"))
+
+
+def test_the_loss_is_told_the_words(encoder, tokens):
+    model = pocket.network(5, 16, channels=(8, 16), attention=(0, 1), heads=2, groups=4)
+    batches = pocket.Batches({"colour": pocket.Latents(torch.randn(3, 5, 4, 4), _captions(3))}, tokens, untold=0.5)
+    batch = batches(torch.Generator().manual_seed(0), 6)
+    found = pocket.Told(encoder)(model, batch)
+    context = encoder(batch["ids"]).detach()
+    told = {name: batch[name] for name in ("x_0", "eps", "t")} | {"context": context}
+    torch.testing.assert_close(found, denoising_loss(model, told, pocket.schedule(), "v"))
+    found.backward()
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    shuffled = batch | {"ids": batch["ids"].roll(1, 0)}
+    assert (pocket.Told(encoder)(model, shuffled) - found).abs() > 1e-6
+
+
+def _captions(n):
+    return {language: data.prompts(n, 1, tasks="colour", language=language) for language in LANGUAGES}
+
+
+def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys):
+    path = pocket.train(tmp_path / "pocket", steps=2, seed=3)
+    pipe = LatentDiffusion.from_pretrained(path)
+    assert pipe.predicts == "v" and pipe.sees_padding and pipe.size == (64, 64) and pipe.guidance == pocket.GUIDANCE
+    assert pipe.schedule.betas.equal(pocket.schedule().betas)
+    words = {word for text in pocket.latents(vae, "colour", pocket.SCENES).captions["en"] for word in text.split()}
+    assert words <= pipe.words and "red heart" not in pipe.words
+    with pytest.warns(UserWarning, match="never saw 'zebra'"):
+        picture = pipe("a zebra", steps=2, seed=0)
+    assert picture.size == (64, 64)
+    record = weights.record(path / "unet.safetensors")
+    assert record["recipe"] == "pocket" and record["steps"] == 2 and record["seed"] == 3
+    assert set(record["measured"]) == {"training_error", "heldout_error"} and record["shares"] == pocket.SHARES
+    assert "heldout_error" in capsys.readouterr().out
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_pocket_goes_on_where_it_stopped(tmp_path, tiny, monkeypatch):
+    whole = pocket.train(tmp_path / "whole", steps=4)
+    real, calls = pocket.Batches.__call__, []
+
+    def crash(self, generator, n):
+        calls.append(n)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, generator, n)
+
+    fit = pocket.fit
+    monkeypatch.setattr(pocket, "fit", lambda *a, **k: fit(*a, checkpoint_seconds=0, **k))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pocket.Batches, "__call__", crash)
+        pocket.train(tmp_path / "again", steps=4)
+    assert (tmp_path / "runs" / "pocket.safetensors").exists()
+    again = pocket.train(tmp_path / "again", steps=4)
+    one, other = (weights.read(path / "unet.safetensors")[0] for path in (whole, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_training_never_sees_a_held_out_combination(tmp_path, tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        pocket, "fit", lambda model, batches, *a, **k: seen.append(batches) or History([1.0], [(1, {"error": 1.0})])
+    )
+    pocket.train(tmp_path / "pocket", steps=1)
+    texts = [text for some in seen[0].latents.values() for told in some.captions.values() for text in told]
+    assert len(texts) == 2 * 3 * sum(pocket.SHARES.values()) and not any(map(heldout, texts))
+    assert set(seen[0].latents) == set(TASKS) == set(pocket.SHARES)
+
+
+def test_the_pocket_model_fits_its_budget_and_diffusers(tmp_path):
+    """At full size: all three networks take 40 MB in half precision, and diffusers has networks like them."""
+    vae = vae_pocket.network()
+    vae.scale_factor = 1.0
+    tokens = train_tokenizer(["a cat", "a dog"], 300, text_pocket.LENGTH)
+    encoder = text_pocket.network(0, text_pocket.VOCABULARY).text_encoder
+    unet = pocket.network(vae.latent_channels, encoder.dim)
+    assert sum(map(count_parameters, (vae, encoder, unet))) * 2 <= 40e6
+    encoder = text_pocket.network(0, len(tokens)).text_encoder
+    how = dict(predicts=pocket.PREDICTS, size=pocket.SIZE, sees_padding=True)
+    pipe = LatentDiffusion(unet, vae, pocket.schedule(), encoder, tokens, **how)
+    assert (stable_diffusion.save(pipe, tmp_path / "diffusers") / "model_index.json").is_file()
