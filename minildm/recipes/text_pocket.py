@@ -88,7 +88,7 @@ def _language(draw):
 
 
 def loss(model: CLIP, tensors: dict[str, Tensor]) -> Tensor:
-    """Find each caption's picture and each picture's caption."""
+    """Find each caption's picture and each picture's caption; of several processes each looks in its own slice."""
     ids = tensors["ids"]
     ids = ids[:, : _longest(ids, model.text_encoder.end)]  # what follows is padding, which no word sees
     return contrastive_loss(*model(ids, None, tensors["image"]), tensors["meaning"])
