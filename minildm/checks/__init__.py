@@ -10,6 +10,7 @@ from .lesson_02 import decibels, half_noise, onward
 from .lesson_03 import eps_from_v, posterior_mean, shift_weights
 from .lesson_04 import ddim_inversion, trailing
 from .lesson_05 import attention_flops, fold_batch_norm, masked_attention
+from .lesson_06 import compression, kl_between, scale_factor
 from .lesson_07 import cross_attention_flops, decodable_latent, models_to_pay
 from .lesson_11 import block_parameters, map_shape, training_bytes
 
@@ -29,6 +30,9 @@ __all__ = [
     "fold_batch_norm",
     "masked_attention",
     "attention_flops",
+    "compression",
+    "kl_between",
+    "scale_factor",
     "decodable_latent",
     "models_to_pay",
     "cross_attention_flops",

@@ -1,0 +1,95 @@
+"""Checks of lesson 06."""
+
+import torch
+from torch import Tensor
+
+from ._check import Function, check
+
+
+def compression(answer: Function) -> None:
+    """Exercise 1: `answer(in_channels, halvings, latent_channels)`, how many times fewer numbers the latent has."""
+    cases = [(3, 3, 4), (3, 3, 16), (3, 2, 4), (1, 4, 8), (4, 1, 6), (3, 0, 3)]
+    mistakes = {
+        "the wrong way up: divide the picture's numbers by the latent's": lambda c, n, d: d / (c * 4**n),
+        "a halving leaves a quarter of the places: both sides are halved": lambda c, n, d: c * 2**n / d,
+        "two halvings divide a side by 4, not by 2 · 2 times 2": lambda c, n, d: c * (2 * n) ** 2 / d,
+        "the channels are forgotten": lambda c, n, d: 4**n,
+        "the channels are the wrong way up": lambda c, n, d: d * 4**n / c,
+        "the latent's channels count too": lambda c, n, d: c * 4**n,
+        "the picture's channels count too": lambda c, n, d: 4**n / d,
+        "rounded: 1.5 times fewer is not 1": lambda c, n, d: c * 4**n // d,
+    }
+    check("compression", answer, lambda c, n, d: c * 4**n / d, cases, mistakes)
+
+
+def kl_between(answer: Function) -> None:
+    """Exercise 2: `answer(mean_q, std_q, mean_p, std_p)`, all (b, d), the divergence of q from p in nats, (b,)."""
+    generator = torch.Generator().manual_seed(0)
+
+    def case(b, d):
+        means = [torch.randn(b, d, generator=generator, dtype=torch.float64) for _ in range(2)]
+        stds = [torch.rand(b, d, generator=generator, dtype=torch.float64) + 0.5 for _ in range(2)]
+        return means[0], stds[0], means[1], stds[1]
+
+    def truth(mean_q: Tensor, std_q: Tensor, mean_p: Tensor, std_p: Tensor) -> Tensor:
+        return nats(mean_q, std_q, mean_p, std_p).sum(1)
+
+    def nats(mean_q, std_q, mean_p, std_p):
+        ratio = (std_q / std_p) ** 2
+        return (ratio + ((mean_q - mean_p) / std_p) ** 2 - 1 - ratio.log()) / 2
+
+    mistakes = {
+        "p and q are swapped: the average is taken over samples of q": lambda mq, sq, mp, sp: truth(mp, sp, mq, sq),
+        "that is the divergence from N(0, 1): p is not used": lambda mq, sq, mp, sp: truth(mq, sq, 0 * mp, sp / sp),
+        "the half is missing": lambda *case: 2 * truth(*case),
+        "a mean over the numbers: nats add up": lambda *case: nats(*case).mean(1),
+        "a sum over the batch: each sample has its own": lambda *case: nats(*case).sum(0),
+        "a single number: each sample has its own": lambda *case: nats(*case).sum(),
+        "the distance of the means is not measured in deviations of p": lambda mq, sq, mp, sp: (
+            truth(mq, sq, mp, sp) + (((mq - mp) ** 2) * (1 - 1 / sp**2)).sum(1) / 2
+        ),
+        "the distance of the means is measured in deviations of q: take those of p": lambda mq, sq, mp, sp: (
+            truth(mq, sq, mp, sp) + (((mq - mp) ** 2) * (1 / sq**2 - 1 / sp**2)).sum(1) / 2
+        ),
+        "the logarithm is of the ratio of variances, not of deviations": lambda mq, sq, mp, sp: (
+            truth(mq, sq, mp, sp) + (sq / sp).log().sum(1) / 2
+        ),
+        "the logarithm has the wrong sign": lambda mq, sq, mp, sp: truth(mq, sq, mp, sp) + 2 * (sq / sp).log().sum(1),
+        "the 1 is missing: equal distributions must give 0": lambda *case: truth(*case) + case[0].shape[1] / 2,
+    }
+    check("kl_between", answer, truth, [case(1, 2), case(3, 4), case(5, 7)], mistakes)
+
+
+def scale_factor(answer: Function) -> None:
+    """Exercise 3: `answer(mean, std)`, (n, c, h, w) each, 1 / the spread of samples of all numbers together."""
+    generator = torch.Generator().manual_seed(0)
+
+    def case(*shape):
+        offset = torch.randn(1, shape[1], 1, 1, generator=generator, dtype=torch.float64)
+        mean = 2 * torch.randn(shape, generator=generator, dtype=torch.float64) + offset + 1
+        return mean, torch.rand(shape, generator=generator, dtype=torch.float64) + 0.3
+
+    def spread(mean, std):
+        return (mean.var(correction=0) + std.square().mean()).sqrt()
+
+    mistakes = {
+        "that is the spread itself: take 1 / it": spread,
+        "the dice are missing: a sample also spreads by std around its mean": lambda m, s: 1 / m.std(correction=0),
+        "the means are missing: which picture it is spreads a sample, too": lambda m, s: s.square().mean() ** -0.5,
+        "deviations do not add up, variances do": lambda m, s: 1 / (m.std(correction=0) + s.mean()),
+        "square std before you average it": lambda m, s: (m.var(correction=0) + s.mean() ** 2) ** -0.5,
+        "std has to be squared": lambda m, s: (m.var(correction=0) + s.mean()) ** -0.5,
+        "a root is missing": lambda m, s: spread(m, s) ** -2,
+        "the spread is around the mean: subtract it before squaring": lambda m, s: (
+            (m.square() + s.square()).mean() ** -0.5
+        ),
+        "one factor for all channels, not one for each": lambda m, s: (
+            (m.var((0, 2, 3), correction=0) + s.square().mean((0, 2, 3))) ** -0.5
+        ),
+        "the spread over all numbers together is not the average of each picture's": lambda m, s: (
+            1 / (m.var((1, 2, 3), correction=0) + s.square().mean((1, 2, 3))).sqrt().mean()
+        ),
+    }
+    cases = [case(3, 4, 16, 16), case(5, 4, 16, 16), case(6, 8, 12, 12)]
+    # Whether a variance is divided by n or by n - 1 is no matter for so many numbers.
+    check("scale_factor", answer, lambda m, s: 1 / spread(m, s), cases, mistakes, tolerance=2e-4)
