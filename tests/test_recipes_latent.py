@@ -1,5 +1,6 @@
 """The recipes of lessons 06 and 07: the pocket autoencoder, and denoisers of pixels and of its latents."""
 
+import copy
 import json
 
 import diffusers
@@ -44,8 +45,20 @@ def test_the_autoencoder_is_written_with_its_scale_and_its_record(tmp_path, monk
     path = vae_pocket.train(tmp_path / "v.safetensors", steps=2, seed=1)
     record, model = weights.record(path), weights.load(path)
     assert record["recipe"] == "vae-pocket" and record["steps"] == 2 and record["heldout"] == {"scenes_psnr": 7.0}
-    assert model.config | {"scale_factor": None} == vae_pocket.network().config and model.scale_factor > 0
+    assert model.config | {"scale_factor": None} == vae_pocket.network().config
+    assert model.scale_factor == pytest.approx(vae_pocket.SCALE, rel=1e-3)
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_stretched_autoencoder_is_the_same_in_another_unit(vae):
+    other = copy.deepcopy(vae)
+    vae_pocket.stretch(other, 3.0)
+    x = vae_pocket.signed(vae_pocket.scenes(2))
+    with torch.no_grad():
+        latent, stretched = vae.encode(x), other.encode(x)
+        assert (stretched.mean - 3 * latent.mean).abs().max() < 1e-5
+        assert (stretched.std / latent.std - 3).abs().max() < 1e-4
+        assert (other.decode(stretched.mean) - vae.decode(latent.mean)).abs().max() < 1e-4
 
 
 def test_the_autoencoder_learns_from_what_is_not_held_out(monkeypatch):

@@ -3,6 +3,7 @@
 Small, but Stable Diffusion's in structure: another configuration of the same class, which diffusers opens, too.
 """
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ SIZE = 64
 TRAIN_SEED, TEST_SEED = 3, 4
 # Weights of the loss: of errors of pixels, the large ones count most; the latent only has to stay in bounds.
 L2, KL = 5.0, 1e-6
+SCALE = 0.18215  # the scale factor of Stable Diffusion
 
 
 def network(seed: int = 0, **config) -> AutoencoderKL:
@@ -93,10 +95,25 @@ def scale(model: AutoencoderKL, n: int = 2000) -> float:
     return model.measure_scale(signed(scenes(n, TRAIN_SEED, "train")))
 
 
+@torch.no_grad()
+def stretch(model: AutoencoderKL, by: float) -> None:
+    """Latents `by` times as large, and a decoder that takes them so: the same autoencoder in another unit.
+
+    Nothing in training says how large latents should be (here they came out with a standard deviation of about 2).
+    """
+    c = model.latent_channels
+    model.quant.weight[:c] *= by  # the means
+    model.quant.bias[:c] *= by
+    model.quant.bias[c:] += 2 * math.log(by)  # the logarithms of the variances
+    model.post_quant.weight /= by
+
+
 def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
     """Train the autoencoder, measure it and its scale factor, write the checkpoint; returns its path."""
     model, checkpoint = network(seed), run_file("vae-pocket", resume)
     history = fit(model, steps or STEPS, seed, checkpoint=checkpoint)
+    # In Stable Diffusion's unit: far enough from 1 that a latent that was not scaled is noticed.
+    stretch(model, scale(model) / SCALE)
     scale(model)
     result = evaluate(model)
     print(", ".join(f"{name} {value:.3f}" for name, value in result.items()))
