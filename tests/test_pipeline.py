@@ -10,11 +10,12 @@ from PIL import Image
 from torch import nn
 
 from minildm import samplers, weights
+from minildm.attention import Attention, attention_maps
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
 from minildm.pipeline import SAMPLERS, LatentDiffusion
 from minildm.schedule import NoiseSchedule
-from minildm.tensors import seeded
+from minildm.tensors import peak_memory, seeded
 from minildm.text import TextEncoder, train_tokenizer
 
 CAPTIONS = ["a red cat", "a dog left of a cat", "一只红色的猫"]
@@ -351,6 +352,21 @@ def test_tiles_and_many_pictures(pipe, picture, monkeypatch):
     monkeypatch.setattr(pipe.vae, "decode", lambda z: seen.append(len(z)) or torch.zeros(len(z), 3, 512, 512))
     pipe.decode(torch.zeros(3, 5, 256, 256))
     assert seen == [1, 1, 1]
+
+
+@torch.no_grad()
+def test_large_pictures_need_little_memory(pipe, monkeypatch):
+    """In tiles the autoencoder needs little; and attention, whose kernel is fused, never holds who looks where."""
+    z, x = torch.randn(1, 5, 128, 128), torch.rand(1, 3, 256, 256)
+    whole = peak_memory(pipe.decode, z), peak_memory(pipe.encode, x)
+    monkeypatch.setattr(pipe, "tile", 32)
+    assert peak_memory(pipe.decode, z) < 0.8 * whole[0] and peak_memory(pipe.encode, x) < 0.8 * whole[1]
+    layer, n = Attention(16, heads=2), 2048
+    x, mask, who_looks_where = torch.randn(1, n, 16), torch.ones(1, n, dtype=torch.bool), 2 * n * n * 4
+    for told in ((), (x, mask)):
+        assert 0 < peak_memory(layer, x, *told) < who_looks_where / 40
+        with attention_maps(layer):
+            assert peak_memory(layer, x, *told) > who_looks_where
 
 
 def test_lower_precision(pipe, picture):

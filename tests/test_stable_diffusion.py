@@ -649,3 +649,6 @@ def test_saving_says_what_will_differ_and_overwrites_nothing(one, tmp_path):
     with pytest.raises(FileExistsError, match="one is not empty"):
         save(one, folder)
     assert (folder / "model_index.json").is_file()
+    early = LatentDiffusion(schedule=one.schedule, **vars_of(one) | dict(spacing="leading", offset=0))
+    with pytest.warns(UserWarning, match="diffusers puts leading timesteps at an offset of 1, this pipeline at 0"):
+        save(early, tmp_path / "early")

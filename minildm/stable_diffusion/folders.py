@@ -66,9 +66,9 @@ def load(
 def save(pipe: LatentDiffusion, folder: str | Path) -> Path:
     """Write a pipeline so that diffusers opens it, as StableDiffusionPipeline or its sibling for inpainting.
 
-    folder: a new or an empty one; returns its path. Warns where the pictures will differ, because diffusers lets them
-    see the padding of a prompt. Raises FileExistsError for a folder that is not empty, and ValueError for networks that
-    diffusers has none like.
+    folder: a new or an empty one; returns its path. Warns where the pictures will differ: diffusers lets them see the
+    padding of a prompt, and knows one offset of leading timesteps. Raises FileExistsError for a folder that is not
+    empty, and ValueError for networks that diffusers has none like.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -86,6 +86,10 @@ def save(pipe: LatentDiffusion, folder: str | Path) -> Path:
     }
     if not pipe.sees_padding:
         warnings.warn("diffusers lets pictures see the padding of a prompt, this pipeline does not", stacklevel=2)
+    if pipe.spacing == "leading" and pipe.offset != 1:
+        warnings.warn(
+            f"diffusers puts leading timesteps at an offset of 1, this pipeline at {pipe.offset}", stacklevel=2
+        )
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
