@@ -24,7 +24,7 @@ from minildm.samplers import ddim
 from minildm.schedule import NoiseSchedule
 from minildm.stable_diffusion import SD_1, SD_1_INPAINTING, SD_2, SD_2_INPAINTING, load, reference_name, save
 from minildm.stable_diffusion import _configs as configs
-from minildm.tensors import count_parameters, seeded
+from minildm.tensors import count_parameters, peak_memory, seeded
 from minildm.text import TextEncoder, train_tokenizer
 
 pytestmark = [  # numpy 2 and newer versions of other packages, inside of diffusers and transformers
@@ -151,6 +151,19 @@ def test_the_networks_are_the_references(both):
         assert_equal(ours.vae.decode(z), theirs.vae.decode(z).sample)
         ids, mask = ours.tokenizer([text for text in TEXTS if "masterpiece" not in text])
         assert_equal(ours.text_encoder(ids, mask), theirs.text_encoder(ids).last_hidden_state)
+
+
+@torch.no_grad()
+def test_the_networks_take_no_more_memory_than_the_references(both):
+    ours, theirs = both.ours, both.theirs
+    z, x = random(2, 4, 16, 24), random(2, 3, 64, 96)
+    told = random(2, ours.unet.in_channels, 16, 24), torch.tensor([3, 981]), random(2, 77, 24, seed=2)
+    for mine, yours, *inputs in [
+        (ours.unet, lambda *told: theirs.unet(*told, return_dict=False), *told),
+        (ours.vae.encode, lambda x: theirs.vae.encode(x, return_dict=False), x),
+        (ours.vae.decode, lambda z: theirs.vae.decode(z, return_dict=False), z),
+    ]:
+        assert 0 < peak_memory(mine, *inputs) <= peak_memory(yours, *inputs)
 
 
 def test_the_ids_are_the_references(both):

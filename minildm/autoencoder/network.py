@@ -65,6 +65,16 @@ class DownsampleAhead(Downsample):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
+class InTurn(nn.Sequential):
+    """Layers, and chains of layers, one after the other. What one was given is freed before the next is called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self:
+            for layer in part if isinstance(part, Chain) else [part]:  # a call of the chain would hold its input
+                x = layer(x)
+        return x
+
+
 class AutoencoderKL(nn.Module):
     """The autoencoder of latent diffusion. `encode(x)` -> Gaussian, `decode(z)` -> (b, in_channels, h, w)
 
@@ -141,7 +151,7 @@ class AutoencoderKL(nn.Module):
             if level < len(channels) - 1:
                 down.append(DownsampleAhead(width))
         encoder = dict(stem=stem, down=down, middle=middle(width), **head(width, 2 * latent_channels))
-        self.encoder = nn.Sequential(OrderedDict(encoder))
+        self.encoder = InTurn(OrderedDict(encoder))
 
         width = channels[-1]
         stem, bottom, up = conv3x3(latent_channels, width), middle(width), Chain()
@@ -151,7 +161,7 @@ class AutoencoderKL(nn.Module):
                 width = out
             if level > 0:
                 up.append(Upsample(width))
-        self.decoder = nn.Sequential(OrderedDict(stem=stem, middle=bottom, up=up, **head(width, pixel)))
+        self.decoder = InTurn(OrderedDict(stem=stem, middle=bottom, up=up, **head(width, pixel)))
 
         self.quant = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
         self.post_quant = nn.Conv2d(latent_channels, latent_channels, 1)
@@ -178,7 +188,8 @@ class AutoencoderKL(nn.Module):
         Raises ValueError for other channels, or a size that f does not divide.
         """
         check_images(x, self.in_channels, self.multiple)
-        h = (encoder or self.encoder)(F.pixel_unshuffle(x, self.patch))
+        x = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x  # it would be a copy
+        h = (encoder or self.encoder)(x)
         mean, logvar = self.quant(h).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(-30, 20))  # within what its exponential can hold
 
