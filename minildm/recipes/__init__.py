@@ -1,7 +1,10 @@
 """How each shipped checkpoint is trained: one short file each, run by `minildm train <name>`."""
 
+import json
+import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,6 +20,19 @@ def run_file(name: str, resume: bool) -> Path:
     if not resume:
         path.unlink(missing_ok=True)
     return path
+
+
+def kept(path: Path, measure: Callable[[], dict], resume: bool) -> dict:
+    """What `measure` finds; kept in a JSON file, and with resume=True read from there next time."""
+    if resume and path.exists():
+        return json.loads(path.read_text())
+    found = measure()
+    print(json.dumps(found), flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(found))
+    os.replace(part, path)
+    return found
 
 
 def circumstances() -> dict[str, str]:

@@ -5,15 +5,13 @@ each finished training is kept, so a run that was stopped goes on with the next 
 """
 
 import itertools
-import json
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from minildm import data, weights
-from minildm.recipes import RUNS, nuclei
+from minildm.recipes import RUNS, kept, nuclei
 from minildm.segmentation import classical, segment
 
 FOLDS, SEEDS = 4, 3
@@ -36,25 +34,21 @@ def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, r
 
 
 def row(arm: str, fold: int, seed: int, steps: int = nuclei.STEPS, resume: bool = True) -> dict:
-    """The figures of one fold on the strip that it has not seen; kept in a file, and read from there next time."""
-    path = RUNS / "nuclei-folds" / f"{arm.replace(' ', '-')}-{fold}-{seed}-{steps}.json"
-    if resume and path.exists():
-        return json.loads(path.read_text())
-    micrograph = data.nuclei()[0]
-    train_pairs, (image, mask) = list(data.nuclei_strips(micrograph["image"], micrograph["mask"], FOLDS))[fold]
-    if arm == "classical":
-        figures = rival(train_pairs, image, mask)
-    else:
-        model = nuclei.network(seed)
-        history = nuclei.fit(model, train_pairs, steps, seed)
-        figures = nuclei.scores(mask, segment(model, image)) | {"minutes": history.seconds / 60}
-    result = {"arm": arm, "fold": fold, "seed": seed, **figures}
-    print(json.dumps(result), flush=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result))
-    os.replace(part, path)
-    return result
+    """The figures of one fold on the strip that it has not seen, kept as `recipes.kept` keeps them."""
+
+    def measure():
+        micrograph = data.nuclei()[0]
+        strips = list(data.nuclei_strips(micrograph["image"], micrograph["mask"], FOLDS))
+        train_pairs, (image, mask) = strips[fold]
+        if arm == "classical":
+            figures = rival(train_pairs, image, mask)
+        else:
+            model = nuclei.network(seed)
+            history = nuclei.fit(model, train_pairs, steps, seed)
+            figures = nuclei.scores(mask, segment(model, image)) | {"minutes": history.seconds / 60}
+        return {"arm": arm, "fold": fold, "seed": seed, **figures}
+
+    return kept(RUNS / "nuclei-folds" / f"{arm.replace(' ', '-')}-{fold}-{seed}-{steps}.json", measure, resume)
 
 
 def rival(train_pairs: list[nuclei.Pair], image: np.ndarray, mask: np.ndarray) -> dict[str, float]:

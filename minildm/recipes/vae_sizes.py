@@ -1,14 +1,13 @@
 """Which latents? Three shapes, each with a briefly trained autoencoder and a denoiser: the table of lesson 06."""
 
-import json
-import os
+import math
 from pathlib import Path
 
 import torch
 
 from minildm import data, weights
 from minildm.denoiser import Denoiser
-from minildm.recipes import RUNS, vae_pocket
+from minildm.recipes import RUNS, kept, vae_pocket
 from minildm.recipes import _labelled as labelled
 from minildm.tensors import seeded
 
@@ -23,34 +22,30 @@ SIZES = {
 
 
 def row(name: str, seed: int = 0, steps: int | None = None, resume: bool = True) -> dict:
-    """What one shape gives; kept in a file, and read from there next time.
+    """What one shape gives, kept as `recipes.kept` keeps it.
 
     scenes_psnr, openmoji_psnr, ...: as `vae_pocket.evaluate` measures them.
     recognised, kernel, floor: of pictures of one object, as in lesson 07, by a denoiser trained for a few minutes.
     """
     config, channels, attention, denoiser_steps = SIZES[name]
     vae_steps, denoiser_steps = (steps, steps) if steps else (STEPS, denoiser_steps)
-    path = RUNS / "vae-sizes" / f"{name.replace(' ', '')}-{seed}-{vae_steps}.json"
-    if resume and path.exists():
-        return json.loads(path.read_text())
-    vae = vae_pocket.network(seed, **config)
-    vae_pocket.fit(vae, vae_steps, seed)
-    vae_pocket.scale(vae)
-    pictures, labels = labelled.scenes()
-    space = labelled.Latents(pictures, vae)
-    with seeded(seed):
-        c, classes = vae.latent_channels, len(data.VOCABULARY)
-        denoiser = Denoiser(c, c, channels=channels, attention=attention, num_classes=classes, groups=8)
-    labelled.fit(denoiser, space, labels, denoiser_steps, seed)
-    found = {"name": name, "f": vae.multiple, "channels": c, "numbers": space.shape[1] * space.shape[2] * c}
-    found |= {"steps": vae_steps, "denoiser_steps": denoiser_steps, "denoiser_mflop": _megaflops(denoiser, space.shape)}
-    found |= vae_pocket.evaluate(vae) | labelled.quality(denoiser, space, each=4)
-    print(json.dumps(found), flush=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(found))
-    os.replace(part, path)
-    return found
+
+    def measure():
+        vae = vae_pocket.network(seed, **config)
+        vae_pocket.fit(vae, vae_steps, seed)
+        vae_pocket.scale(vae)
+        pictures, labels = labelled.scenes()
+        space = labelled.Latents(pictures, vae)
+        with seeded(seed):
+            c, classes = vae.latent_channels, len(data.VOCABULARY)
+            denoiser = Denoiser(c, c, channels=channels, attention=attention, num_classes=classes, groups=8)
+        labelled.fit(denoiser, space, labels, denoiser_steps, seed)
+        found = {"name": name, "f": vae.multiple, "channels": c, "numbers": math.prod(space.shape)}
+        found |= {"steps": vae_steps, "denoiser_steps": denoiser_steps}
+        found |= {"denoiser_mflop": _megaflops(denoiser, space.shape)}
+        return found | vae_pocket.evaluate(vae) | labelled.quality(denoiser, space, each=4)
+
+    return kept(RUNS / "vae-sizes" / f"{name.replace(' ', '')}-{seed}-{vae_steps}.json", measure, resume)
 
 
 def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
