@@ -72,12 +72,3 @@ def test_the_inversion_that_passes_undoes_a_step_of_ddim():
 def test_a_known_mistake_is_named(check, wrong, hint):
     with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
         check(wrong)
-
-
-@pytest.mark.parametrize("check", [checks.trailing, checks.ddim_inversion])
-def test_a_stub_is_left_alone(check, capsys):
-    def stub(*arguments):
-        raise NotImplementedError
-
-    check(stub)
-    assert capsys.readouterr().out == f"– {check.__name__}: not written yet\n"
