@@ -68,7 +68,6 @@ def train(
     validate: Callable[[nn.Module], float | dict] | None = None,
     validate_every: int = 100,
     workers: int = 0,
-    memory_format: torch.memory_format = torch.channels_last,
     progress: bool = True,
 ) -> History:
     """Train `model` in place with AdamW; it ends in eval mode, on its own device, holding the averaged weights.
@@ -90,7 +89,6 @@ def train(
     validate: called with the averaged model, in eval mode without gradients, every `validate_every` steps and at the
         end. What it returns, a number or a dict of numbers, goes into the history.
     workers: processes that prepare batches ahead.
-    memory_format: how the model's weights lie in memory, and so its feature maps.
 
     A GPU is used when there (bfloat16 autocast if it can); several, or several CPU processes, under `torchrun` or
     `accelerate launch`: each process takes an equal slice of the batch, and batch normalisation sees that slice only.
@@ -115,7 +113,7 @@ def train(
         raise ValueError("expected a model with something to train, but none of its parameters requires a gradient")
     home = next(model.parameters()).device
     try:
-        model.to(device, memory_format=memory_format)
+        model.to(device, memory_format=torch.channels_last)
         objective = accelerator.prepare(_Objective(model, loss))
         run = _Run(model, lr, weight_decay, ema)  # only now: joining processes moves the weights in memory
         run.settings |= dict(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, weight_decay=weight_decay)

@@ -64,8 +64,7 @@ def fit(model: AutoencoderKL, steps: int = STEPS, seed: int = 0, **options) -> H
         return draw_latent(signed(pictures), model, generator)
 
     loss = partial(autoencoder_loss, l2=L2, kl=KL)
-    # Maps of 64×64 with 16 channels are faster with each channel in one piece: 116 against 74 pictures a second.
-    settings = dict(steps=steps, batch_size=BATCH, lr=LR, ema=0.995, seed=seed, memory_format=torch.contiguous_format)
+    settings = dict(steps=steps, batch_size=BATCH, lr=LR, ema=0.995, seed=seed)
     return run(model, batch, loss, **settings | options)
 
 
