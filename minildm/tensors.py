@@ -30,6 +30,13 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device's own instructions calculate in bfloat16; where they do not, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
 def check_images(x: Tensor, channels: int, multiple: int = 1) -> None:
     """Raise ValueError unless `x` is a batch (b, channels, h, w) with h and w divisible by `multiple`."""
     if not isinstance(x, Tensor):

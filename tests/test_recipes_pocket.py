@@ -223,6 +223,9 @@ def test_a_batch_keeps_words_and_pictures_together():
     tasks = [TASKS[int(k)] for _, k, _ in told]
     assert set(tasks) == {"counting", "position"} and 0.65 < tasks.count("counting") / len(tasks) < 0.85
     assert {language for language, _, _ in told} == set(LANGUAGES) and {i for *_, i in told} == set("0123456")
+    t, steps = batch["t"].sort().values, len(pocket.schedule())
+    assert (t >= torch.arange(400) * steps / 400 - 1).all() and (t < torch.arange(1, 401) * steps / 400).all()
+    assert (batch["t"] != t).any() and batch["t"].dtype == torch.int64
     again = batches(torch.Generator().manual_seed(1), 400)
     assert all(torch.equal(again[name], batch[name]) for name in ("x_0", "eps", "t", "ids"))
 

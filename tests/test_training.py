@@ -253,6 +253,51 @@ def test_workers_make_the_same_batches():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("asked, seen", [(None, torch.float32), (False, torch.float32), (True, torch.bfloat16)])
+def test_bfloat16_is_only_where_asked_for_and_weights_never_are(asked, seen, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    types = []
+
+    def loss(model, tensors):
+        y = model(tensors["x"])
+        types.append(y.dtype)
+        return F.cross_entropy(y.float(), tensors["y"])
+
+    model = Tiny()
+    before = model.first.weight.detach().clone()
+    train(model, images, loss, steps=2, batch_size=4, bfloat16=asked, **QUIET)
+    assert set(types) == {seen}
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+    assert not torch.equal(model.first.weight, before)
+
+
+def test_attention_learns_the_same_in_bfloat16():
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k = (
+                nn.Parameter(torch.ones(1, 1, 3, 4)),
+                nn.Parameter(torch.linspace(0, 1, 20).view(1, 1, 5, 4)),
+            )
+
+        def forward(self, x):
+            return F.scaled_dot_product_attention(
+                self.q.expand(len(x), -1, -1, -1), self.k.expand(len(x), -1, -1, -1), x
+            )
+
+    def batch(generator, n):
+        return {"x": torch.randn(n, 1, 5, 4, generator=generator)}
+
+    def loss(model, tensors):
+        return (model(tensors["x"]).float() - 1).square().mean()
+
+    precise, fast = Looks(), Looks()
+    history = train(precise, batch, loss, steps=20, batch_size=8, lr=0.05, **QUIET)
+    rough = train(fast, batch, loss, steps=20, batch_size=8, lr=0.05, bfloat16=True, **QUIET)
+    np.testing.assert_allclose(rough.loss, history.loss, rtol=0.02)
+    assert torch.allclose(fast.k, precise.k, atol=0.05) and not torch.equal(fast.k, precise.k)
+
+
 def test_progress_bar_shows_or_hides(capsys):
     train(Number(), factors, product, steps=3, batch_size=2, **QUIET)
     assert capsys.readouterr() == ("", "")
