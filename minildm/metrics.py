@@ -1,4 +1,4 @@
-"""How good is it? Overlap of masks and of instances, likeness of two pictures, distance between sets of pictures."""
+"""How good is it? Overlap of masks, instances and maps, likeness of two pictures, distance between sets of pictures."""
 
 from typing import NamedTuple
 
@@ -53,6 +53,44 @@ def border_f1(true: np.ndarray, pred: np.ndarray, tolerance: float = 1.0) -> flo
     precision = (distance(~true_line)[pred_line] <= tolerance).mean()
     recall = (distance(~pred_line)[true_line] <= tolerance).mean()
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def pointing_game(maps: Tensor, masks: Tensor, margin: float = 0) -> Tensor:
+    """Whether each map is largest inside its mask, or at most `margin` pixels away from it. -> (b,) bool
+
+    maps: (b, h, w), of any range.  masks: (b, h, w) bool, none of them empty.
+    A pixel chosen at random wins as often as it covers of the picture: the mask, grown by the margin.
+    Source: Zhang et al., "Top-down Neural Attention by Excitation Backprop" (2016), section 4.2.
+    Raises ValueError for other shapes, and for an empty mask.
+    """
+    maps, masks = _maps(maps, masks)
+    distance = require("scipy.ndimage").distance_transform_edt
+    at = maps.flatten(1).argmax(1)
+    away = [distance(~mask.cpu().numpy()).flat[i] for mask, i in zip(masks, at.tolist(), strict=True)]
+    return torch.tensor(away, device=maps.device) <= margin
+
+
+def map_iou(maps: Tensor, masks: Tensor, quantile: float = 0.9) -> Tensor:
+    """How well the bright part of each map covers its mask: intersection over union, from 0 to 1. -> (b,)
+
+    maps, masks: as in `pointing_game`.  quantile: what exceeds this quantile of its own map is bright: 0.9 is the
+    brightest tenth of a picture, wherever it lies and however faint it is. Of a map that is equal everywhere, nothing.
+    Raises ValueError for other shapes, and for an empty mask.
+    """
+    maps, masks = _maps(maps, masks)
+    bright = maps > maps.flatten(1).quantile(quantile, dim=1)[:, None, None]
+    return (bright & masks).sum((1, 2)) / (bright | masks).sum((1, 2))
+
+
+def _maps(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    if maps.shape != masks.shape or maps.ndim != 3 or masks.dtype != torch.bool:
+        raise ValueError(
+            f"expected maps and masks of one shape (b, h, w), the masks bool, got {tuple(maps.shape)} and "
+            f"{tuple(masks.shape)} of {masks.dtype}"
+        )
+    if not masks.flatten(1).any(1).all():
+        raise ValueError("expected masks that hold something: leave out what is not in the picture")
+    return maps.float(), masks
 
 
 def psnr(true: Tensor, pred: Tensor) -> Tensor:

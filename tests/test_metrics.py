@@ -15,6 +15,8 @@ from minildm.metrics import (
     dice,
     frechet_distance,
     kernel_distance,
+    map_iou,
+    pointing_game,
     psnr,
     ssim,
 )
@@ -71,6 +73,46 @@ def test_refuses_masks_of_two_shapes(metric):
 
 def draw(n, seed, shift=0.0):
     return torch.randn(n, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+
+
+def spot(y, x, shape=(5, 7)):
+    """A map that is largest at one pixel and falls off with the distance from it."""
+    rows, columns = np.indices(shape)
+    return torch.from_numpy(10 - np.hypot(rows - y, columns - x))
+
+
+def test_the_pointing_game_by_hand():
+    mask = torch.zeros(5, 7, dtype=torch.bool)
+    mask[1:3, 2:4] = True
+    maps = torch.stack([spot(1, 2), spot(2, 3), spot(0, 2), spot(4, 5), spot(2, 6) - 100])
+    masks = mask.expand(5, -1, -1)
+    assert pointing_game(maps, masks).tolist() == [True, True, False, False, False]
+    assert pointing_game(maps, masks, margin=1).tolist() == [True, True, True, False, False]
+    assert pointing_game(maps, masks, margin=2.9).tolist() == [True, True, True, True, False]
+    assert pointing_game(maps, masks, margin=3).tolist() == [True] * 5  # three columns to the right
+
+
+def test_the_iou_of_a_map_by_hand():
+    mask = torch.zeros(2, 4, 5, dtype=torch.bool)
+    mask[0, 0, :4], mask[1, 3] = True, True
+    map_ = torch.zeros(2, 4, 5)
+    map_[:, 0, :2] = torch.tensor([3.0, 2.0])  # the brightest tenth of 20 pixels
+    assert map_iou(map_, mask).tolist() == [2 / 4, 0]
+    assert map_iou(map_ + 7, mask).tolist() == [2 / 4, 0]
+    assert map_iou(map_, mask, quantile=0.95).tolist() == [1 / 4, 0]
+    assert map_iou(torch.ones(2, 4, 5), mask).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("metric", [pointing_game, map_iou])
+def test_maps_need_masks_that_fit_and_hold_something(metric):
+    maps, masks = torch.rand(2, 4, 5), torch.ones(2, 4, 5, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"one shape .*\(2, 4, 5\) and \(2, 5, 4\)"):
+        metric(maps, masks.mT)
+    with pytest.raises(ValueError, match="the masks bool, .* of torch.uint8"):
+        metric(maps, masks.byte())
+    masks[1] = False
+    with pytest.raises(ValueError, match="masks that hold something"):
+        metric(maps, masks)
 
 
 def test_kernel_distance_equals_the_reference_on_sets_of_one_size():

@@ -51,6 +51,33 @@ def test_a_gallery_shows_every_picture_once_and_in_order():
     assert figure.get_suptitle() == "seven"
 
 
+def test_a_gallery_frames_the_pictures_that_have_a_colour():
+    figure = viz.gallery(torch.zeros(3, 1, 4, 4), 3, frames=[viz.BLUE, None, viz.RED], captions=["a", "b\nc", "d"])
+    framed = [axis.axison and matplotlib.colors.to_hex(axis.spines["top"].get_edgecolor()) for axis in figure.axes]
+    assert framed == [viz.BLUE.lower(), False, viz.RED.lower()]
+    assert not any(len(axis.get_xticks()) for axis in figure.axes if axis.axison)
+
+
+def test_word_maps_light_the_picture_where_the_map_is_large():
+    pictures = torch.ones(2, 3, 4, 6)
+    maps = torch.zeros(2, 3, 4, 6)
+    maps[0, 0, 1, 2], maps[1, 2, 3, 5] = 0.01, 7  # faint or strong, each map has its own brightest place
+    figure = viz.word_maps(pictures, maps, ["a", "red", "cat"], ["early", "late"], title="where")
+    images = shown(figure)
+    assert len(images) == 2 * (1 + 3) and figure.get_suptitle() == "where"
+    assert (images[0] == 255).all() and (images[4] == 255).all()
+    assert images[1][1, 2].tolist() == [255] * 3 and images[7][3, 5].tolist() == [255] * 3
+    assert images[1][0, 0].tolist() == [25] * 3 and (images[2] == 25).all()  # an even map lights nothing
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["", "a", "red", "cat"]
+    assert [axis.texts[0].get_text() for axis in figure.axes[::4]] == ["early", "late"]
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 6), (1, 3, 4, 6), (2, 3, 6, 4)])
+def test_word_maps_must_fit(shape):
+    with pytest.raises(ValueError, match=r"expected maps \(2, 3, 4, 6\)"):
+        viz.word_maps(torch.ones(2, 3, 4, 6), torch.zeros(shape), ["a", "red", "cat"])
+
+
 def steps(n):
     level = [torch.full((2, 1, 3, 3), k / n) for k in range(n)]
     return [Step(n - 2 - k, x, -x, x) for k, x in enumerate(level)]

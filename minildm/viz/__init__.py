@@ -18,7 +18,9 @@ from ._figures import (
     style,
     u_diagram,
 )
-from ._time import Film, animation, filmstrip, gallery, pixels, slider
+from ._map import course_map
+from ._prompt import prompt_field
+from ._time import Film, animation, filmstrip, gallery, pixels, slider, word_maps
 
 __all__ = [
     "BLUE",
@@ -40,7 +42,10 @@ __all__ = [
     "pixels",
     "gallery",
     "filmstrip",
+    "word_maps",
     "Film",
     "animation",
     "slider",
+    "prompt_field",
+    "course_map",
 ]

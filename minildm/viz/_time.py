@@ -25,15 +25,34 @@ def pixels(x: Tensor) -> np.ndarray:
     return levels.movedim(-3, -1).expand(*levels.shape[:-3], *levels.shape[-2:], 3).byte().numpy()
 
 
-def gallery(x: Tensor, columns: int = 16, *, size: float = 0.6, title: str = "", captions: Sequence[str] | None = None):
-    """A contact sheet of pictures x (b, c, h, w) in [-1, 1], each `size` inches wide; returns the figure."""
+def gallery(
+    x: Tensor,
+    columns: int = 16,
+    *,
+    size: float = 0.6,
+    title: str = "",
+    captions: Sequence[str] | None = None,
+    frames: Sequence[str | None] | None = None,
+):
+    """A contact sheet of pictures x (b, c, h, w) in [-1, 1], each `size` inches wide; returns the figure.
+
+    captions: above the pictures; may have several lines.  frames: a colour around each picture; None: no frame.
+    """
     columns = min(columns, len(x))
     rows = -(-len(x) // columns)
-    height = size * x.shape[-2] / x.shape[-1] + (0.2 if captions else 0)
+    lines = max((caption.count("\n") + 1 for caption in captions or ()), default=0)
+    height = size * x.shape[-2] / x.shape[-1] + (0.06 + 0.14 * lines if lines else 0)
     figure, axes = _sheet(rows, columns, size, height, title)
-    for axis, picture, caption in zip(axes.flat, pixels(x), captions or [""] * len(x), strict=False):
+    blank = [""] * len(x), [None] * len(x)
+    for axis, picture, caption, colour in zip(
+        axes.flat, pixels(x), captions or blank[0], frames or blank[1], strict=False
+    ):
         axis.imshow(picture)
-        axis.set_title(caption, fontsize=8)
+        axis.set_title(caption, fontsize=8, pad=3, linespacing=1.0)
+        if colour is not None:
+            axis.axis("on")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set(visible=True, color=colour, linewidth=2)
     return figure
 
 
@@ -51,6 +70,42 @@ def filmstrip(steps: Sequence[Step], columns: int = 8, *, sample: int = 0, size:
         column[0].set_title("finished" if step.t < 0 else f"t = {step.t}", fontsize=9)
     for axis, name in zip(axes[:, 0], ("$x_t$", r"$\hat x_0$"), strict=True):
         axis.text(-0.12, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=12)
+    return figure
+
+
+def word_maps(
+    pictures: Tensor,
+    maps: Tensor,
+    words: Sequence[str],
+    rows: Sequence[str] = (),
+    *,
+    size: float = 1.1,
+    title: str = "",
+):
+    """Pictures, and beside each the same once for every word, lit where the word was looked at; returns the figure.
+
+    pictures: (b, c, h, w) in [-1, 1], one in each row.  maps: (b, m, h, w), as from `attention.mean_map`; each is shown
+        between its own smallest and largest value, so brightness says where, not how much.
+    words: m titles.  rows: b labels at the left.
+    Raises ValueError for maps that do not fit the pictures or the words.
+    """
+    b, m, *sides = maps.shape
+    if (b, *sides) != (len(pictures), *pictures.shape[2:]) or m != len(words):
+        raise ValueError(
+            f"expected maps ({len(pictures)}, {len(words)}, {pictures.shape[2]}, {pictures.shape[3]}), one for each "
+            f"picture and word, got {tuple(maps.shape)}"
+        )
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    light = ((maps - low) / (high - low).clamp_min(1e-12)).cpu().numpy()[..., None]
+    figure, axes = _sheet(b, 1 + m, size, size * sides[0] / sides[1] + 0.2 / b, title)
+    for row, picture, lights in zip(axes, pixels(pictures), light, strict=True):
+        row[0].imshow(picture)
+        for axis, bright in zip(row[1:], lights, strict=True):
+            axis.imshow((picture * (0.1 + 0.9 * bright)).astype(np.uint8))
+    for axis, word in zip(axes[0, 1:], words, strict=True):
+        axis.set_title(word, fontsize=10)
+    for axis, label in zip(axes[:, 0], rows, strict=False):
+        axis.text(-0.08, 0.5, label, transform=axis.transAxes, ha="right", va="center", fontsize=9)
     return figure
 
 
