@@ -12,6 +12,7 @@ from .lesson_04 import ddim_inversion, trailing
 from .lesson_05 import attention_flops, fold_batch_norm, masked_attention
 from .lesson_06 import compression, kl_between, scale_factor
 from .lesson_07 import cross_attention_flops, decodable_latent, models_to_pay
+from .lesson_08 import retrieval, share_inside
 from .lesson_11 import block_parameters, map_shape, training_bytes
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "decodable_latent",
     "models_to_pay",
     "cross_attention_flops",
+    "retrieval",
+    "share_inside",
     "map_shape",
     "block_parameters",
     "training_bytes",
