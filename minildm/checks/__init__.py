@@ -5,6 +5,7 @@ One file for each lesson; all checks are attributes here: `checks.dice(your_func
 """
 
 from ._check import check
+from .lesson_00 import bottom_size, three_of_a_kind
 from .lesson_01 import border_weight, dice, valid_size
 from .lesson_02 import decibels, half_noise, onward
 from .lesson_03 import eps_from_v, posterior_mean, shift_weights
@@ -17,6 +18,8 @@ from .lesson_11 import block_parameters, map_shape, training_bytes
 
 __all__ = [
     "check",
+    "three_of_a_kind",
+    "bottom_size",
     "border_weight",
     "dice",
     "valid_size",
