@@ -67,7 +67,8 @@ def save(name_or_path: str | Path, module: nn.Module, *, dtype: torch.dtype = to
 def load(name_or_path: str | Path) -> nn.Module:
     """The module with its weights, on the CPU, in eval mode and in its own precision.
 
-    name_or_path: a shipped name (see `names`), or the path of a file written by `save`.
+    name_or_path: a shipped name (see `names`; a shipped pipeline's name stands for its U-Net), or the path of a file
+        written by `save`.
     Raises FileNotFoundError for an unknown name or path, ValueError for a file that is damaged, of another format,
     or that does not fit the class.
     """
@@ -88,6 +89,13 @@ def record(name_or_path: str | Path) -> dict:
     path = _find(name_or_path)
     with _open(path) as file:
         return json.loads(_checked(path, file.metadata())["record"])
+
+
+def checksum(name_or_path: str | Path) -> str:
+    """The file's own checksum, over names, metadata and values: it tells two weights of one name apart."""
+    path = _find(name_or_path)
+    with _open(path) as file:
+        return _checked(path, file.metadata())["checksum"]
 
 
 def names() -> list[str]:
@@ -162,6 +170,9 @@ def _path(name_or_path):
 
 def _find(name_or_path):
     path = _path(name_or_path)
+    pipeline = path.with_suffix("") / "unet.safetensors"
+    if not path.is_file() and path.parent == FOLDER and pipeline.is_file():
+        return pipeline
     if path.is_file():
         return path
     if path.parent != FOLDER:

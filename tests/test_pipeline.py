@@ -420,6 +420,25 @@ def test_saving_replaces_a_pipeline_and_nothing_else(pipe, tmp_path, monkeypatch
     assert {path.name for path in tmp_path.iterdir()} == {"pocket", "mine"}
 
 
+def test_shipped_weights_are_named_not_written(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "shelf")
+    weights.save("small-vae", pipe.vae)
+    folder = pipe.save_pretrained(tmp_path / "pocket", shipped={"vae": "small-vae"})
+    assert not (folder / "vae.safetensors").exists() and (folder / "unet.safetensors").exists()
+    again = LatentDiffusion.from_pretrained(folder)
+    told = HOW | dict(prompt=CAPTIONS[0])
+    assert torch.equal(again(**told), pipe(**told))
+    with seeded(9):
+        other = AutoencoderKL(**pipe.vae.config)
+    weights.save("other-vae", other)
+    with pytest.raises(ValueError, match="not those that ship as 'other-vae'"):
+        pipe.save_pretrained(tmp_path / "pocket", shipped={"vae": "other-vae"})
+    assert torch.equal(LatentDiffusion.from_pretrained(folder)(**told), pipe(**told))  # the old one is whole
+    weights.save("small-vae", other)
+    with pytest.raises(ValueError, match="trained with other weights than the installed 'small-vae': train it again"):
+        LatentDiffusion.from_pretrained(folder)
+
+
 def test_finding(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "shelf")
     with pytest.raises(FileNotFoundError, match="no pipeline 'pockt'.* ships with minildm: none"):

@@ -1,5 +1,8 @@
 """The recipes of the pocket model on tiny networks: what they learn from, what they leave out, what they write."""
 
+from functools import partial
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,8 @@ from minildm.recipes import _probe, pocket, text_pocket, vae_pocket
 from minildm.tensors import count_parameters, seeded
 from minildm.text import TextEncoder, train_tokenizer
 from minildm.training import History
+
+OBEDIENCE = pocket.obedience
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +56,7 @@ def tiny(monkeypatch, vae, encoder, tokens):
     monkeypatch.setattr(pocket, "SCENES", 3)
     monkeypatch.setattr(pocket, "UNSEEN", 2)
     monkeypatch.setattr(pocket, "BATCH", 4)
+    monkeypatch.setattr(pocket, "obedience", lambda pipe, language: {})
 
 
 # --- the text encoder
@@ -249,7 +255,9 @@ def _captions(n):
     return {language: data.prompts(n, 1, tasks="colour", language=language) for language in LANGUAGES}
 
 
-def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys):
+@pytest.mark.filterwarnings("ignore:this model never saw")  # three scenes of a task do not name everything
+def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys, monkeypatch):
+    monkeypatch.setattr(pocket, "obedience", partial(OBEDIENCE, per_task=2, seeds=1))
     path = pocket.train(tmp_path / "pocket", steps=2, seed=3)
     pipe = LatentDiffusion.from_pretrained(path)
     assert pipe.predicts == "v" and pipe.sees_padding and pipe.size == (64, 64) and pipe.guidance == pocket.GUIDANCE
@@ -262,8 +270,32 @@ def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys):
     record = weights.record(path / "unet.safetensors")
     assert record["recipe"] == "pocket" and record["steps"] == 2 and record["seed"] == 3
     assert set(record["measured"]) == {"training_error", "heldout_error"} and record["shares"] == pocket.SHARES
-    assert "heldout_error" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "heldout_error" in printed and printed.count("Pocket GenEval in Chinese, held-out combinations") == 1
+    assert {(language, split) for language, said in record["geneval"].items() for split in said} == set(
+        product(LANGUAGES, ("train", "heldout"))
+    )
+    assert record["geneval"]["zh"]["heldout"]["overall"]["ceiling"]["value"] > 0.9
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_shipped_pocket_names_what_ships_already(tmp_path, tiny, vae, encoder, monkeypatch):
+    shelf = tmp_path / "shelf"
+    monkeypatch.setattr(weights, "FOLDER", shelf)
+    weights.save("vae-pocket", vae)
+    weights.save("text-pocket", encoder)
+    assert pocket.train(steps=1) == shelf / "pocket"
+    assert {path.name for path in (shelf / "pocket").iterdir()} == {
+        "unet.safetensors",
+        "tokenizer.json",
+        "pipeline.json",
+    }
+    pipe = LatentDiffusion.from_pretrained("pocket")
+    assert torch.equal(pipe.vae.decode(torch.ones(1, 5, 1, 1)), vae.decode(torch.ones(1, 5, 1, 1)))
+    assert weights.record("pocket")["steps"] == 1 and weights.record("pocket")["geneval"] == dict.fromkeys(
+        LANGUAGES, {}
+    )
+    assert weights.state(weights.load("pocket")).keys() == weights.state(pipe.unet).keys()
 
 
 def test_pocket_goes_on_where_it_stopped(tmp_path, tiny, monkeypatch):

@@ -77,6 +77,18 @@ def test_record(file):
     assert record == MADE
 
 
+def test_checksum_tells_files_apart(file, tmp_path):
+    same = weights.save(tmp_path / "same.safetensors", weights.load(file), **MADE)
+    other = weights.load(file)
+    with torch.no_grad():
+        other.stem.weight[0, 0, 0, 0] += 1
+    other = weights.save(tmp_path / "other.safetensors", other, **MADE)
+    assert weights.checksum(same) == weights.checksum(weights.save(tmp_path / "again.safetensors", unet(), **MADE))
+    assert weights.checksum(other) != weights.checksum(same)
+    with pytest.raises(FileNotFoundError):
+        weights.checksum(tmp_path / "none.safetensors")
+
+
 def test_random_numbers_stay_in_place(file, tmp_path):
     before = torch.get_rng_state()
     weights.load(file)

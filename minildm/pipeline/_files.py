@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from minildm import weights
 from minildm.schedule import NoiseSchedule
@@ -34,20 +36,27 @@ def read(folder: Path) -> tuple[dict, dict]:
     file = folder / "pipeline.json"
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-        found, names = settings.pop("format"), settings.pop("parts")
+        found, names, shipped = settings.pop("format"), settings.pop("parts"), settings.pop("shipped", {})
         parts = {"schedule": NoiseSchedule(settings.pop("betas"))}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is damaged: {error!r}") from error
     if found != FORMAT:
         raise ValueError(f"{file}: expected the format {FORMAT!r}, found {found!r}; update minildm")
-    parts |= {name: weights.load(folder / f"{name}.safetensors") for name in NETWORKS if name in names}
+    for name in NETWORKS:
+        if name in shipped:
+            parts[name] = _from_shelf(shipped[name], folder)
+        elif name in names:
+            parts[name] = weights.load(folder / f"{name}.safetensors")
     if "tokenizer" in names:
         parts["tokenizer"] = Tokenizer.load(folder / "tokenizer.json")
     return parts, settings
 
 
-def write(folder: Path, parts: dict, settings: dict, dtype: torch.dtype, record: dict) -> Path:
+def write(
+    folder: Path, parts: dict, settings: dict, dtype: torch.dtype, shipped: Mapping[str, str], record: dict
+) -> Path:
     """Write all of it beside its final place, then rename: the old folder stays until the new one is whole."""
+    shipped = {name: _on_shelf(on_shelf, parts[name]) for name, on_shelf in shipped.items()}
     if folder.exists() and not (folder / "pipeline.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and is no pipeline: choose another folder, or empty it")
     part, old = (folder.with_name(f"{folder.name}.{ending}") for ending in ("part", "old"))
@@ -56,11 +65,11 @@ def write(folder: Path, parts: dict, settings: dict, dtype: torch.dtype, record:
     part.mkdir(parents=True)
     try:
         for name in NETWORKS:
-            if name in parts:
+            if name in parts and name not in shipped:
                 weights.save(part / f"{name}.safetensors", parts[name], dtype=dtype, **record)
         if "tokenizer" in parts:
             parts["tokenizer"].save(part / "tokenizer.json")
-        settings = {"format": FORMAT, "parts": list(parts), **settings}
+        settings = {"format": FORMAT, "parts": list(parts), "shipped": shipped, **settings}
         (part / "pipeline.json").write_text(json.dumps(settings, ensure_ascii=False) + "\n", encoding="utf-8")
         if folder.exists():
             folder.rename(old)
@@ -69,3 +78,18 @@ def write(folder: Path, parts: dict, settings: dict, dtype: torch.dtype, record:
         shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def _on_shelf(name: str, part: nn.Module) -> dict[str, str]:
+    """How pipeline.json names shipped weights, which must be the part's own."""
+    theirs, mine = weights.state(weights.load(name)), weights.state(part)
+    if theirs.keys() != mine.keys() or not all(torch.equal(theirs[key], mine[key].cpu()) for key in mine):
+        raise ValueError(f"the pipeline's weights are not those that ship as {name!r}: leave it out of `shipped`")
+    return {"weights": name, "checksum": weights.checksum(name)}
+
+
+def _from_shelf(entry: dict[str, str], folder: Path) -> nn.Module:
+    name = entry["weights"]
+    if weights.checksum(name) != entry["checksum"]:
+        raise ValueError(f"{folder} was trained with other weights than the installed {name!r}: train it again")
+    return weights.load(name)

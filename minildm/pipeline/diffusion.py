@@ -3,7 +3,7 @@
 All that happens here is to prepare what a sampler takes: where to start from, and a denoiser that was told everything.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -245,18 +245,27 @@ class LatentDiffusion:
         parts, settings = files.read(files.find(name_or_folder))
         return cls(**parts, **settings)
 
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32, **record) -> Path:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        shipped: Mapping[str, str] | None = None,
+        **record,
+    ) -> Path:
         """Write all of it to a folder for `from_pretrained`; returns the folder, whose older contents it replaces.
 
         dtype, record: how numbers are stored, and how the networks were made, as in `weights.save`.
-        Raises FileExistsError for a folder that holds something else, and what `weights.save` does.
+        shipped: networks that are not written, because minildm ships them: {"vae": "vae-pocket"} names the weights.
+        Raises FileExistsError for a folder that holds something else, ValueError where shipped weights are not this
+        pipeline's own, and what `weights.save` does.
         """
         parts = {name: getattr(self, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
         names = ("predicts", "size", "guidance", "spacing", "offset", "ends_clean", "sees_padding")
         settings = {name: getattr(self, name) for name in names}
         settings |= dict(words=self.words and sorted(self.words), betas=self.schedule.betas.tolist())
         parts = {name: part for name, part in parts.items() if part is not None}
-        return files.write(Path(folder), parts, settings, dtype, record)
+        return files.write(Path(folder), parts, settings, dtype, shipped or {}, record)
 
     def _noise(self, n, size, x_T, sources):
         """The noise to start from, on the networks' device."""

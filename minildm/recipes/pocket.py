@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minildm import data, weights
+from minildm import data, geneval, weights
 from minildm.autoencoder import AutoencoderKL
 from minildm.data import sprites
 from minildm.data._cache import cached
@@ -33,6 +33,7 @@ SIZE, PREDICTS, GUIDANCE = 64, "v", 4.0
 SCENES, UNSEEN = 10_000, 500  # for each share of a task, to learn from; and of each task, to measure on
 UNTOLD = 0.1  # share of captions that are left out, so that guidance has a picture of "nothing in particular"
 TRAIN_SEED, TEST_SEED = 7, 8
+SHIPPED = {"vae": "vae-pocket", "text_encoder": "text-pocket"}  # what a shipped pocket need not repeat
 # How often a task is drawn: where things stand and how many there are takes longest to learn.
 SHARES = {"one object": 1, "two objects": 2, "counting": 3, "colour": 1, "position": 4, "colour attribution": 2}
 
@@ -173,7 +174,11 @@ def frozen() -> tuple[AutoencoderKL, TextEncoder, Tokenizer]:
 
 
 def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
-    """Train the U-Net, measure its error, write the whole pipeline's folder; returns its path."""
+    """Train the U-Net, measure it, write the pipeline's folder; returns its path.
+
+    In its shipped place the folder names the autoencoder and the text encoder, which ship already; elsewhere it holds
+    all there is.
+    """
     vae, encoder, tokenizer = frozen()
     seen = Batches({task: latents(vae, task, SCENES * share) for task, share in SHARES.items()}, tokenizer)
     heldout = {task: latents(vae, task, UNSEEN, TEST_SEED, "heldout") for task in data.TASKS[1:]}
@@ -201,6 +206,23 @@ def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, r
         minutes=history.seconds / 60,
     )
     record |= dict(**circumstances(), measured=history.validation[-1][1])
-    path = pipe.save_pretrained(out or weights.FOLDER / "pocket", dtype=torch.float16, **record)
+    path = write(pipe, out, **record)
     checkpoint.unlink(missing_ok=True)
-    return path
+    pipe = LatentDiffusion.from_pretrained(path)  # as learners get it: in half precision
+    return write(pipe, out, **record, geneval={language: obedience(pipe, language) for language in data.LANGUAGES})
+
+
+def write(pipe: LatentDiffusion, out: Path | None, **record) -> Path:
+    """The pipeline's folder, where it ships or elsewhere."""
+    shipped = SHIPPED if out is None else {}
+    return pipe.save_pretrained(out or weights.FOLDER / "pocket", dtype=torch.float16, shipped=shipped, **record)
+
+
+def obedience(pipe: LatentDiffusion, language: str, per_task: int = 100, seeds: int = 4) -> dict[str, dict]:
+    """Pocket GenEval in a language, on combinations seen in training and on held-out ones: `Report.summary` of each."""
+    reports = {}
+    for split in ("train", "heldout"):
+        report = geneval.evaluate(pipe, split, language, per_task=per_task, seeds=seeds)
+        print(report, flush=True)
+        reports[split] = report.summary()
+    return reports
