@@ -14,6 +14,7 @@ from .lesson_05 import attention_flops, fold_batch_norm, masked_attention
 from .lesson_06 import compression, kl_between, scale_factor
 from .lesson_07 import cross_attention_flops, decodable_latent, models_to_pay
 from .lesson_08 import retrieval, share_inside
+from .lesson_09 import guidance, overwriting, remaining
 from .lesson_11 import block_parameters, map_shape, training_bytes
 
 __all__ = [
@@ -42,6 +43,9 @@ __all__ = [
     "cross_attention_flops",
     "retrieval",
     "share_inside",
+    "guidance",
+    "remaining",
+    "overwriting",
     "map_shape",
     "block_parameters",
     "training_bytes",
