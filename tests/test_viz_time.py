@@ -51,6 +51,16 @@ def test_a_gallery_shows_every_picture_once_and_in_order():
     assert figure.get_suptitle() == "seven"
 
 
+def test_a_gallery_leaves_room_for_the_captions_that_there_are():
+    def height(captions):
+        return viz.gallery(torch.zeros(4, 1, 4, 4), 2, size=1.0, captions=captions).get_figheight()
+
+    assert height(None) == height(["", "", "", ""]) == 2.0
+    assert height(["a", "b", "", ""]) == pytest.approx(2.2)
+    assert height(["a", "b\nc", "", "d"]) == pytest.approx(2.0 + 0.34 + 0.2)
+    assert height(["a"]) == pytest.approx(2.2)  # fewer captions than pictures
+
+
 def test_a_gallery_frames_the_pictures_that_have_a_colour():
     figure = viz.gallery(torch.zeros(3, 1, 4, 4), 3, frames=[viz.BLUE, None, viz.RED], captions=["a", "b\nc", "d"])
     framed = [axis.axison and matplotlib.colors.to_hex(axis.spines["top"].get_edgecolor()) for axis in figure.axes]

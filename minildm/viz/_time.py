@@ -40,15 +40,14 @@ def gallery(
     """
     columns = min(columns, len(x))
     rows = -(-len(x) // columns)
-    lines = max((caption.count("\n") + 1 for caption in captions or ()), default=0)
-    height = size * x.shape[-2] / x.shape[-1] + (0.06 + 0.14 * lines if lines else 0)
+    titles = [*(captions or ()), *[""] * (rows * columns)][: rows * columns]
+    in_rows = [titles[k : k + columns] for k in range(0, len(titles), columns)]
+    lines = [max(above.count("\n") + 1 if above else 0 for above in row) for row in in_rows]
+    height = size * x.shape[-2] / x.shape[-1] + sum(0.06 + 0.14 * n for n in lines if n) / rows
     figure, axes = _sheet(rows, columns, size, height, title)
-    blank = [""] * len(x), [None] * len(x)
-    for axis, picture, caption, colour in zip(
-        axes.flat, pixels(x), captions or blank[0], frames or blank[1], strict=False
-    ):
+    for axis, picture, above, colour in zip(axes.flat, pixels(x), titles, frames or [None] * len(x), strict=False):
         axis.imshow(picture)
-        axis.set_title(caption, fontsize=8, pad=3, linespacing=1.0)
+        axis.set_title(above, fontsize=8, pad=3, linespacing=1.0)
         if colour is not None:
             axis.axis("on")
             axis.set(xticks=[], yticks=[])
