@@ -51,7 +51,7 @@ def test_the_autoencoder_is_written_with_its_scale_and_its_record(tmp_path, monk
 
 
 def test_a_stretched_autoencoder_is_the_same_in_another_unit(vae):
-    other = copy.deepcopy(vae)
+    other = copy.copy.deepcopy(vae)
     vae_pocket.stretch(other, 3.0)
     x = vae_pocket.signed(vae_pocket.scenes(2))
     with torch.no_grad():
@@ -80,6 +80,23 @@ def test_the_autoencoder_learns_from_what_is_not_held_out(monkeypatch):
     start = int(torch.randint(2**40, (), generator=torch.Generator().manual_seed(0)))
     true = vae_pocket.scenes(3, vae_pocket.TRAIN_SEED, "train", start)
     assert torch.equal(((batches[0][:3] + 1) * 127.5).round().to(torch.uint8), true)
+
+
+def test_a_steadied_decoder_sees_through_noise_and_the_encoder_stays(vae):
+    steady = copy.deepcopy(vae)
+    x = vae_pocket.signed(vae_pocket.scenes(8))
+    z = vae.scale(vae.encode(x).mean).detach()
+    noisy = vae.unscale(z + 0.4 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0)))
+
+    def error(model):
+        with torch.no_grad():
+            return float((model.decode(noisy) - x).abs().mean())
+
+    history = vae_pocket.steady(steady, steps=12, seed=1, progress=False)
+    assert error(steady) < 0.9 * error(vae) and history.step == 12
+    for (name, before), after in zip(vae.named_parameters(), steady.parameters(), strict=True):
+        assert torch.equal(before, after) != name.startswith(("decoder.", "post_quant.")), name
+        assert after.requires_grad == before.requires_grad
 
 
 def test_reconstructions_are_measured_by_hand(monkeypatch):

@@ -1,5 +1,6 @@
 """The recipes of the pocket model on tiny networks: what they learn from, what they leave out, what they write."""
 
+from copy import deepcopy
 from functools import partial
 from itertools import product
 
@@ -57,6 +58,7 @@ def tiny(monkeypatch, vae, encoder, tokens):
     monkeypatch.setattr(pocket, "UNSEEN", 2)
     monkeypatch.setattr(pocket, "BATCH", 4)
     monkeypatch.setattr(pocket, "obedience", lambda pipe, language: {})
+    monkeypatch.setattr(vae_pocket, "steady", lambda vae: None)  # the fixture's is shared
 
 
 # --- the text encoder
@@ -282,20 +284,26 @@ def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys, monkeypat
 def test_a_shipped_pocket_names_what_ships_already(tmp_path, tiny, vae, encoder, monkeypatch):
     shelf = tmp_path / "shelf"
     monkeypatch.setattr(weights, "FOLDER", shelf)
-    weights.save("vae-pocket", vae)
     weights.save("text-pocket", encoder)
     assert pocket.train(steps=1) == shelf / "pocket"
-    assert {path.name for path in (shelf / "pocket").iterdir()} == {
-        "unet.safetensors",
-        "tokenizer.json",
-        "pipeline.json",
-    }
-    pipe = LatentDiffusion.from_pretrained("pocket")
-    assert torch.equal(pipe.vae.decode(torch.ones(1, 5, 1, 1)), vae.decode(torch.ones(1, 5, 1, 1)))
-    assert weights.record("pocket")["steps"] == 1 and weights.record("pocket")["geneval"] == dict.fromkeys(
-        LANGUAGES, {}
-    )
+    names = {"unet.safetensors", "vae.safetensors", "tokenizer.json", "pipeline.json"}
+    assert {path.name for path in (shelf / "pocket").iterdir()} == names
+    pipe, record = LatentDiffusion.from_pretrained("pocket"), weights.record("pocket")
+    assert torch.equal(pipe.text_encoder(torch.ones(1, 9).long()), encoder(torch.ones(1, 9).long()))
+    assert record["steps"] == 1 and record["geneval"] == dict.fromkeys(LANGUAGES, {})
     assert weights.state(weights.load("pocket")).keys() == weights.state(pipe.unet).keys()
+
+
+def test_the_decoder_of_the_pocket_is_steadied(tmp_path, tiny, vae, encoder, tokens, monkeypatch):
+    def steady(vae):
+        with torch.no_grad():
+            vae.post_quant.bias += 1
+
+    monkeypatch.setattr(vae_pocket, "steady", steady)
+    monkeypatch.setattr(pocket, "frozen", lambda: (deepcopy(vae), encoder, tokens))
+    pipe = LatentDiffusion.from_pretrained(pocket.train(tmp_path / "pocket", steps=1))
+    torch.testing.assert_close(pipe.vae.post_quant.bias, vae.post_quant.bias + 1, rtol=0, atol=2e-3)
+    assert torch.equal(pipe.vae.quant.weight, vae.quant.weight.half().float())
 
 
 def test_pocket_goes_on_where_it_stopped(tmp_path, tiny, monkeypatch):

@@ -1,7 +1,8 @@
 """The pocket model of lessons 08 and 09: words to pictures of 64×64, in the latents of `vae-pocket`.
 
 Latents of many scenes are computed once and kept in the cache folder; what is left to train is the U-Net. The text
-encoder of `text-pocket` is frozen, as in Stable Diffusion.
+encoder of `text-pocket` is frozen, as in Stable Diffusion. In the end the decoder learns to see through what a denoiser
+leaves: a pocket's decoder is its own, as some of Stable Diffusion's are.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from minildm.data._cache import cached
 from minildm.data.scenes import CONTENT
 from minildm.denoiser import Denoiser, denoising_error, denoising_loss, draw_noise
 from minildm.pipeline import LatentDiffusion
-from minildm.recipes import circumstances, run_file, text_pocket
+from minildm.recipes import circumstances, run_file, text_pocket, vae_pocket
 from minildm.schedule import NoiseSchedule
 from minildm.tensors import best_device, fast_bfloat16, seeded
 from minildm.text import TextEncoder, Tokenizer
@@ -33,7 +34,7 @@ SIZE, PREDICTS, GUIDANCE = 64, "v", 4.0
 SCENES, UNSEEN = 10_000, 500  # for each share of a task, to learn from; and of each task, to measure on
 UNTOLD = 0.1  # share of captions that are left out, so that guidance has a picture of "nothing in particular"
 TRAIN_SEED, TEST_SEED = 7, 8
-SHIPPED = {"vae": "vae-pocket", "text_encoder": "text-pocket"}  # what a shipped pocket need not repeat
+SHIPPED = {"text_encoder": "text-pocket"}  # what a shipped pocket need not repeat
 # How often a task is drawn: where things stand and how many there are takes longest to learn.
 SHARES = {"one object": 1, "two objects": 2, "counting": 3, "colour": 1, "position": 4, "colour attribution": 2}
 
@@ -176,8 +177,7 @@ def frozen() -> tuple[AutoencoderKL, TextEncoder, Tokenizer]:
 def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
     """Train the U-Net, measure it, write the pipeline's folder; returns its path.
 
-    In its shipped place the folder names the autoencoder and the text encoder, which ship already; elsewhere it holds
-    all there is.
+    In its shipped place the folder names the text encoder, which ships already; elsewhere it holds all there is.
     """
     vae, encoder, tokenizer = frozen()
     seen = Batches({task: latents(vae, task, SCENES * share) for task, share in SHARES.items()}, tokenizer)
@@ -195,6 +195,7 @@ def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, r
     )
     captions = [text for some in seen.latents.values() for told in some.captions.values() for text in told]
     how = dict(predicts=PREDICTS, size=SIZE, guidance=GUIDANCE, sees_padding=True, words=captions)
+    vae_pocket.steady(vae)  # the encoder, and so what the U-Net learned from, stays
     pipe = LatentDiffusion(model, vae, schedule(), encoder, tokenizer, **how)
     record = dict(recipe="pocket", data=f"scenes, seed {TRAIN_SEED}, train, {SIZE}×{SIZE}")
     record |= dict(
