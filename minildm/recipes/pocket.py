@@ -220,10 +220,18 @@ def write(pipe: LatentDiffusion, out: Path | None, **record) -> Path:
 
 
 def obedience(pipe: LatentDiffusion, language: str, per_task: int = 100, seeds: int = 4) -> dict[str, dict]:
-    """Pocket GenEval in a language, on combinations seen in training and on held-out ones: `Report.summary` of each."""
+    """Pocket GenEval in a language, on combinations seen in training and on held-out ones: `Report.summary` of each.
+
+    Drawn in bfloat16 where that is fast, as the U-Net was trained.
+    """
+
+    def paint(*asked, **how) -> Tensor:
+        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast_bfloat16(pipe.device)):
+            return pipe(*asked, **how)
+
     reports = {}
     for split in ("train", "heldout"):
-        report = geneval.evaluate(pipe, split, language, per_task=per_task, seeds=seeds)
+        report = geneval.evaluate(paint, split, language, per_task=per_task, seeds=seeds)
         print(report, flush=True)
         reports[split] = report.summary()
     return reports
