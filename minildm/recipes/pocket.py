@@ -30,7 +30,7 @@ from minildm.training import History
 from minildm.training import train as run
 
 STEPS, BATCH, LR = 5200, 128, 1.2e-3
-SIZE, PREDICTS, GUIDANCE = 64, "v", 4.0
+SIZE, PREDICTS, GUIDANCE = 64, "v", 3.0
 SCENES, UNSEEN = 10_000, 500  # for each share of a task, to learn from; and of each task, to measure on
 UNTOLD = 0.1  # share of captions that are left out, so that guidance has a picture of "nothing in particular"
 TRAIN_SEED, TEST_SEED = 7, 8
