@@ -167,6 +167,8 @@ def train(
             if checkpoint is not None and main and start < steps:
                 run.save(checkpoint, {})
             run.finish()
+            if world > 1:  # only the first process has validated; a recipe may want to know in all
+                history.validation = accelerate.utils.broadcast_object_list([history.validation])[0]
             accelerator.wait_for_everyone()
     finally:
         model.eval().to(home)

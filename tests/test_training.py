@@ -510,6 +510,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
         for name in alone:
             assert (alone[name] - joined[name]).abs().max() < 1e-6, name
     start = copy(Tiny(dropout=0, norm=nn.GroupNorm(2, 6)))
+    assert set(one) - set(start) == {"loss", "looked"}
     moved = {name for name, tensor in start.items() if (one[name] - tensor).abs().max() > 1e-3}
     assert moved == start.keys() - {"frozen"}
 
@@ -590,8 +591,11 @@ def _processes(folder):
                 train(model, images, cross_entropy, batch_size=7, **settings, **QUIET)
             with pytest.raises(KeyboardInterrupt):
                 train(model, crash_at(12), cross_entropy, batch_size=6, checkpoint_seconds=0, **settings, **QUIET)
-        history = train(model, images, cross_entropy, batch_size=6, **settings, **QUIET)
-        state = copy(model) | {"loss": torch.tensor(history.loss)}
+        looks = dict(validate=lambda model: float(model.first.weight.sum()), validate_every=15)
+        history = train(model, images, cross_entropy, batch_size=6, **settings, **looks, **QUIET)
+        assert [step for step, _ in history.validation] == [15, 20]  # known to each process, the first one looked
+        looked = torch.tensor([value for _, value in history.validation])
+        state = copy(model) | {"loss": torch.tensor(history.loss), "looked": looked}
         weights.write(Path(folder, f"{rank} of {world}.safetensors"), state, {})
         if world > 1:
             torch.distributed.destroy_process_group()
