@@ -51,7 +51,7 @@ def test_the_autoencoder_is_written_with_its_scale_and_its_record(tmp_path, monk
 
 
 def test_a_stretched_autoencoder_is_the_same_in_another_unit(vae):
-    other = copy.copy.deepcopy(vae)
+    other = copy.deepcopy(vae)
     vae_pocket.stretch(other, 3.0)
     x = vae_pocket.signed(vae_pocket.scenes(2))
     with torch.no_grad():
