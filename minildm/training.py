@@ -94,9 +94,9 @@ def train(
     workers: processes that prepare batches ahead.
     bfloat16: autocast to it (default: on a GPU that can). Some CPUs gain too: `tensors.fast_bfloat16` knows them.
 
-    A GPU is used when there; several, or several CPU processes, under `torchrun` or
-    `accelerate launch`: each process takes an equal slice of the batch, and batch normalisation sees that slice only.
-    Set ACCELERATE_USE_CPU=1 to stay on the CPU.
+    A GPU is used when there; several, or several CPU processes, under `torchrun` or `accelerate launch`: each process
+    takes an equal slice of the batch, and batch normalisation sees that slice only. Set ACCELERATE_USE_CPU=1 to stay
+    on the CPU.
 
     Raises FloatingPointError when loss or gradient is no longer finite, ValueError for a checkpoint that is damaged
     or belongs to another training, for arguments out of range, and for a `batch` or `loss` of the wrong kind.

@@ -170,11 +170,11 @@ def _path(name_or_path):
 
 def _find(name_or_path):
     path = _path(name_or_path)
-    pipeline = path.with_suffix("") / "unet.safetensors"
-    if not path.is_file() and path.parent == FOLDER and pipeline.is_file():
-        return pipeline
     if path.is_file():
         return path
+    pipeline = path.with_suffix("") / "unet.safetensors"
+    if path.parent == FOLDER and pipeline.is_file():
+        return pipeline
     if path.parent != FOLDER:
         raise FileNotFoundError(f"there is no weights file {path}; shipped names: {', '.join(names()) or 'none'}")
     close = difflib.get_close_matches(path.stem, names(), n=1)
