@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from minildm import cli
+from minildm.recipes import first_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train with the options of `minildm train`, as one of the processes; returns the exit status."""
     arguments = ["train", *(sys.argv[1:] if arguments is None else arguments)]
-    if int(os.environ.get("RANK", "0")) == 0:
+    if first_process():
         return cli.main(arguments)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         return cli.main([*arguments, "--out", os.path.join(folder, "copy.safetensors")])

@@ -270,8 +270,9 @@ def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys, monkeypat
         picture = pipe("a zebra", steps=2, seed=0)
     assert picture.size == (64, 64)
     record = weights.record(path / "unet.safetensors")
-    assert record["recipe"] == "pocket" and record["steps"] == 2 and record["seed"] == 3
-    assert set(record["measured"]) == {"training_error", "heldout_error"} and record["shares"] == pocket.SHARES
+    assert record["recipe"] == "pocket" and record["steps"] == 4 and record["seed"] == 3
+    assert set(record["measured"]) == {"training_error", "heldout_error"}
+    assert record["rounds"] == [{"steps": 2, "shares": shares} for _, shares in pocket.ROUNDS]
     printed = capsys.readouterr().out
     assert "heldout_error" in printed and printed.count("Pocket GenEval in Chinese, held-out combinations") == 1
     assert {(language, split) for language, said in record["geneval"].items() for split in said} == set(
@@ -290,7 +291,7 @@ def test_a_shipped_pocket_names_what_ships_already(tmp_path, tiny, vae, encoder,
     assert {path.name for path in (shelf / "pocket").iterdir()} == names
     pipe, record = LatentDiffusion.from_pretrained("pocket"), weights.record("pocket")
     assert torch.equal(pipe.text_encoder(torch.ones(1, 9).long()), encoder(torch.ones(1, 9).long()))
-    assert record["steps"] == 1 and record["geneval"] == dict.fromkeys(LANGUAGES, {})
+    assert record["steps"] == 2 and record["geneval"] == dict.fromkeys(LANGUAGES, {})
     assert weights.state(weights.load("pocket")).keys() == weights.state(pipe.unet).keys()
 
 
@@ -306,13 +307,15 @@ def test_the_decoder_of_the_pocket_is_steadied(tmp_path, tiny, vae, encoder, tok
     assert torch.equal(pipe.vae.quant.weight, vae.quant.weight.half().float())
 
 
-def test_pocket_goes_on_where_it_stopped(tmp_path, tiny, monkeypatch):
+@pytest.mark.parametrize("step, rounds", [(2, {1}), (6, {1, 2})])
+def test_pocket_goes_on_where_it_stopped(tmp_path, tiny, monkeypatch, step, rounds):
+    monkeypatch.setattr(pocket, "error", lambda *a: 0.0)
     whole = pocket.train(tmp_path / "whole", steps=4)
     real, calls = pocket.Batches.__call__, []
 
     def crash(self, generator, n):
         calls.append(n)
-        if len(calls) == 3:
+        if len(calls) > step:
             raise KeyboardInterrupt
         return real(self, generator, n)
 
@@ -321,10 +324,20 @@ def test_pocket_goes_on_where_it_stopped(tmp_path, tiny, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(pocket.Batches, "__call__", crash)
         pocket.train(tmp_path / "again", steps=4)
-    assert (tmp_path / "runs" / "pocket.safetensors").exists()
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {f"pocket-{n}.safetensors" for n in rounds}
     again = pocket.train(tmp_path / "again", steps=4)
     one, other = (weights.read(path / "unet.safetensors")[0] for path in (whole, again))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_first_of_several_processes_measures(tmp_path, tiny, monkeypatch):
+    asked = []
+    monkeypatch.setattr(pocket, "obedience", lambda pipe, language: asked.append(language) or {})
+    for first in (False, True):
+        assert not asked
+        monkeypatch.setattr(pocket, "first_process", lambda first=first: first)
+        pocket.train(tmp_path / f"pocket {first}", steps=1)
+    assert asked == list(LANGUAGES)
 
 
 def test_training_never_sees_a_held_out_combination(tmp_path, tiny, monkeypatch):
@@ -336,6 +349,8 @@ def test_training_never_sees_a_held_out_combination(tmp_path, tiny, monkeypatch)
     texts = [text for some in seen[0].latents.values() for told in some.captions.values() for text in told]
     assert len(texts) == 2 * 3 * sum(pocket.SHARES.values()) and not any(map(heldout, texts))
     assert set(seen[0].latents) == set(TASKS) == set(pocket.SHARES)
+    assert [batches.shares.tolist() for batches in seen] == [list(shares.values()) for _, shares in pocket.ROUNDS]
+    assert all(batches.latents is seen[0].latents for batches in seen)
 
 
 def test_the_pocket_model_fits_its_budget_and_diffusers(tmp_path):

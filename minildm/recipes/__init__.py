@@ -35,6 +35,11 @@ def kept(path: Path, measure: Callable[[], dict], resume: bool) -> dict:
     return found
 
 
+def first_process() -> bool:
+    """False in all processes of `accelerate launch` but the first: what needs to be done once is left to that one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def circumstances() -> dict[str, str]:
     """The day and the kind of machine, for a checkpoint's record."""
     device = best_device()
