@@ -39,6 +39,11 @@ CLAIMS = {
     "C26": "the price: a good autoencoder must be trained first",
 }
 
+ABOUT = """\
+Each row is printed by the lesson's own experiment when it runs. The lesson says what it is worth: some claims hold, some
+only in part, some could not be shown. (Dice and border F1: from 0 to 1, higher is better. Error of v: mean squared, lower
+is better. Kernel distance: from a set of pictures to real ones, lower is better. 95 % intervals in brackets.)"""
+
 
 def rows(folder: Path) -> list[tuple[str, str, str]]:
     """(claim, notebook's file name, what was measured) of every claim that the notebooks of a folder print, in order.
@@ -60,11 +65,21 @@ def table(found: list[tuple[str, str, str]]) -> str:
     """The README's section for these rows; nothing when there are none."""
     if not found:
         return ""
-    lines = ["", "### What the experiments say", "", "| | the popular claim | measured | lesson |", "|---|---|---|---|"]
+    lines = [
+        "",
+        "## What the experiments say",
+        "",
+        *ABOUT.splitlines(),
+        "",
+        "| | the popular claim | measured | lesson |",
+        "|---|---|---|---|",
+    ]
     for claim, name, text in found:
         measured = text.replace("|", "\\|")
         lines.append(f"| {claim} | {CLAIMS[claim]} | {measured} | [{name[:2]}](notebooks/{name}) |")
-    return "\n".join([*lines, "", "Each row is printed by the lesson's own experiment when it runs.", "", ""])
+    missing = sorted(CLAIMS.keys() - {claim for claim, *_ in found})
+    rest = ["", f"Not measured yet: {', '.join(f'{claim}, {CLAIMS[claim]}' for claim in missing)}."] if missing else []
+    return "\n".join([*lines, *rest, "", ""])
 
 
 def updated(readme: str, found: list[tuple[str, str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""Draws the README's pictures from the shipped weights: what a U finds in a micrograph and in scenes, and in noise.
+"""Draws the README's pictures from the shipped weights: what a U finds in a micrograph, in scenes, in noise, in words.
 
 .venv/bin/python .ci/picture.py
 """
@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from minildm import data, judge, samplers, segmentation, viz, weights
+from minildm import LatentDiffusion, data, judge, samplers, segmentation, viz, weights
 from minildm.recipes import openmoji_32
 
 ROOT = Path(__file__).parents[1]
@@ -49,3 +49,20 @@ x_T = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 denoiser, schedule, dice = weights.load("openmoji-32"), openmoji_32.schedule(), torch.Generator().manual_seed(1)
 steps = list(samplers.ddpm(denoiser, schedule, x_T, 50, predicts=openmoji_32.PREDICTS, generator=dice, clip=1))
 keep(viz.filmstrip(steps, 10, sample=8, size=1.1), "denoise.png")
+
+pipe = LatentDiffusion.from_pretrained("pocket")
+film = list(pipe.steps("a panda above a pizza", seed=0))
+film = [step._replace(x_t=2 * pipe.decode(step.x_t, check=False) - 1) for step in film]
+wishes = [text for k, task in enumerate(data.TASKS) for text in data.prompts(2, 77 + k, tasks=task)][:10]
+pictures = pipe(wishes, seed=0, output="tensor")
+figure = plt.figure(figsize=(11, 4.1))
+above, below = figure.subfigures(2, 1, height_ratios=(1.05, 2.4))
+for axis, step in zip(above.subplots(1, 10), film[:: len(film) // 9], strict=False):
+    axis.imshow(viz.pixels(step.x_t[0]))
+    axis.set_title(f"t = {step.t}", fontsize=8)
+    axis.axis("off")
+for axis, text, picture in zip(below.subplots(2, 5).flat, wishes, pictures, strict=True):
+    axis.imshow(viz.array(picture))
+    axis.set_title(f"“{text}”", fontsize=8)
+    axis.axis("off")
+keep(figure, "words.png")
