@@ -40,9 +40,10 @@ CLAIMS = {
 }
 
 ABOUT = """\
-Each row is printed by the lesson's own experiment when it runs. The lesson says what it is worth: some claims hold, some
-only in part, some could not be shown. (Dice and border F1: from 0 to 1, higher is better. Error of v: mean squared, lower
-is better. Kernel distance: from a set of pictures to real ones, lower is better. 95 % intervals in brackets.)"""
+Each row is printed by the lesson's own experiment when it runs. The lesson says what it is worth: some claims hold,
+some only in part, some could not be shown. (Dice and border F1: from 0 to 1, higher is better. Error of v: mean
+squared, lower is better. Kernel distance: from a set of pictures to real ones, lower is better. Ranges in brackets are
+95 % intervals.)"""
 
 
 def rows(folder: Path) -> list[tuple[str, str, str]]:
