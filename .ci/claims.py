@@ -79,7 +79,7 @@ def table(found: list[tuple[str, str, str]]) -> str:
         measured = text.replace("|", "\\|")
         lines.append(f"| {claim} | {CLAIMS[claim]} | {measured} | [{name[:2]}](notebooks/{name}) |")
     missing = sorted(CLAIMS.keys() - {claim for claim, *_ in found})
-    rest = ["", f"Not measured yet: {', '.join(f'{claim}, {CLAIMS[claim]}' for claim in missing)}."] if missing else []
+    rest = ["", f"Not measured yet: {'; '.join(f'{claim}, {CLAIMS[claim]}' for claim in missing)}."] if missing else []
     return "\n".join([*lines, *rest, "", ""])
 
 

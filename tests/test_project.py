@@ -101,9 +101,10 @@ def test_claims_are_read_from_printed_lines(tmp_path):
     (tmp_path / "01_a.ipynb").write_text(json.dumps({"cells": cells}))
     rows = claims.rows(tmp_path)
     assert rows == [("C01", "01_a.ipynb", "borders 0.9 to 0.7"), ("C12", "01_a.ipynb", "4 | 2 times")]
-    text = claims.updated(f"a\n{claims.BEGIN}\nold\n{claims.END}\nb\n", rows)
-    assert text.startswith("a\n") and text.endswith("\nb\n") and "old" not in text
+    text = claims.updated(f"a\n{claims.BEGIN}\na stale row\n{claims.END}\nb\n", rows)
+    assert text.startswith("a\n") and text.endswith("\nb\n") and "stale" not in text
     assert f"| C12 | {claims.CLAIMS['C12']} | 4 \\| 2 times | [01](notebooks/01_a.ipynb) |" in text
+    assert f"Not measured yet: C02, {claims.CLAIMS['C02']}; C03, " in text and "; C12, " not in text
     assert claims.updated(text, []) == f"a\n{claims.BEGIN}\n{claims.END}\nb\n"
     assert claims.rows(tmp_path / "none") == []
     (tmp_path / "02_b.ipynb").write_text(json.dumps({"cells": [{"outputs": [{"name": "stdout", "text": "C77: x"}]}]}))
