@@ -337,6 +337,7 @@ def test_the_first_of_several_processes_measures(tmp_path, tiny, monkeypatch):
         assert not asked
         monkeypatch.setattr(pocket, "first_process", lambda first=first: first)
         pocket.train(tmp_path / f"pocket {first}", steps=1)
+        assert first != any((tmp_path / "runs").iterdir())  # what to go on from is there until the first is done
     assert asked == list(LANGUAGES)
 
 

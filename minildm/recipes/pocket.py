@@ -178,9 +178,8 @@ def frozen() -> tuple[AutoencoderKL, TextEncoder, Tokenizer]:
 
 
 def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
-    """Train the U-Net in rounds, of `steps` each if that is given; measure it, write the pipeline's folder.
+    """Train the U-Net in rounds, of `steps` each if given; measure it, write the pipeline's folder; returns its path.
 
-    Returns the folder's path.
     In its shipped place the folder names the text encoder, which ships already; elsewhere it holds all there is.
     """
     vae, encoder, tokenizer = frozen()
@@ -207,7 +206,7 @@ def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, r
     record = dict(recipe="pocket", data=f"scenes, seed {TRAIN_SEED}, train, {SIZE}×{SIZE}")
     record |= dict(
         scenes=SCENES * sum(SHARES.values()),
-        rounds=[dict(steps=history.step, shares=told[1]) for history, told in zip(histories, ROUNDS, strict=True)],
+        rounds=[dict(steps=done.step, shares=shares) for done, (_, shares) in zip(histories, ROUNDS, strict=True)],
         untold=UNTOLD,
         seed=seed,
         steps=sum(history.step for history in histories),
@@ -215,10 +214,10 @@ def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, r
     )
     record |= dict(**circumstances(), measured=histories[-1].validation[-1][1])
     path = write(pipe, out, **record)
-    for checkpoint in checkpoints:
-        checkpoint.unlink(missing_ok=True)
     if not first_process():
         return path
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
     pipe = LatentDiffusion.from_pretrained(path)  # as learners get it: in half precision
     return write(pipe, out, **record, geneval={language: obedience(pipe, language) for language in data.LANGUAGES})
 
