@@ -2,13 +2,14 @@
 # PYTHON=/path/to/python3 chooses the Python; ARGS=... is handed to JupyterLab, pytest or the notebook runner.
 PY := .venv/bin/python
 
-.PHONY: help lab test notebooks lint latest clean setup
+.PHONY: help lab test notebooks lint format latest clean setup
 
 help:
 	@echo "make lab        open JupyterLab at the first lesson"
-	@echo "make test       run the unit tests and every notebook"
+	@echo "make test       check the code's style, then run the unit tests and every notebook"
 	@echo "make notebooks  run every notebook again and keep its outputs (one: ARGS=notebooks/01_segment.ipynb)"
-	@echo "make lint       check the code's style"
+	@echo "make lint       check the code's style alone"
+	@echo "make format     put the code's style right, as far as that goes by itself"
 	@echo "make latest     run the tests with the newest versions of everything, in .venv-latest"
 	@echo "make clean      remove the environments and caches"
 
@@ -18,14 +19,18 @@ setup:
 lab: setup
 	@$(PY) -m minildm lab $(ARGS)
 
-test: setup
+test: lint
 	@$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(ARGS)
 
 notebooks: setup
 	@$(PY) .ci/notebooks.py $(ARGS)
 
 lint: setup
-	@$(PY) -m ruff check .
+	@$(PY) -m ruff check --quiet . && $(PY) -m ruff format --check --quiet . || \
+		{ echo "minildm: the code's style is off (above). make format puts most of it right." >&2; exit 1; }
+
+format: setup
+	@$(PY) -m ruff check --quiet --fix . ; $(PY) -m ruff format --quiet .
 
 latest:
 	@sh .ci/setup .venv-latest

@@ -1,6 +1,8 @@
-"""How long `import minildm` takes, measured against `import torch` in fresh processes, taken in turns.
+"""How long does `import minildm` take, measured against `import torch`?
 
     python benchmarks/import_time.py [RUNS]
+
+Each runs in a fresh process, and they take turns.
 """
 
 import statistics

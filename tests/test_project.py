@@ -198,9 +198,11 @@ def test_the_top_level_holds_what_it_should():
     assert {name.split("/")[0] for name in listed if name} <= for_people | for_tools
 
 
-def test_the_style_is_kept():
-    said = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
-    assert said.returncode == 0, said.stdout
+@pytest.mark.parametrize("rule", ["check", "format --check"])
+def test_the_style_is_kept(rule):
+    ruff = [sys.executable, "-m", "ruff", *rule.split(), "."]
+    said = subprocess.run(ruff, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, f"run: make format\n{said.stdout}{said.stderr}"
 
 
 def test_python_is_new_enough_everywhere():
