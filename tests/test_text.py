@@ -442,8 +442,8 @@ def test_it_starts_as_clip_does():
         (block.attention.to_k.weight, 96**-0.5),
         (block.attention.to_v.weight, 96**-0.5),
         (block.attention.to_out.weight, 96**-0.5 * 16**-0.5),
-        (block.widen.weight, (2 * 96) ** -0.5),
-        (block.narrow.weight, 96**-0.5 * 16**-0.5),
+        (block.fc1.weight, (2 * 96) ** -0.5),
+        (block.fc2.weight, 96**-0.5 * 16**-0.5),
     ]:
         assert weight.std().item() == pytest.approx(std, rel=0.05)
         assert abs(weight.mean().item()) < 0.05 * std

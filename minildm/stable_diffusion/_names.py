@@ -60,7 +60,7 @@ def _vae(model, name):
 def _text(name):
     name = re.sub(r"^(token|position)s\.", r"embeddings.\1_embedding.", name)
     name = re.sub(r"^norm\.", "final_layer_norm.", name).replace("blocks.", "encoder.layers.")
-    name = name.replace(".norm", ".layer_norm").replace("widen", "mlp.fc1").replace("narrow", "mlp.fc2")
+    name = name.replace(".norm", ".layer_norm").replace("fc", "mlp.fc")
     return re.sub(r"attention\.to_(\w+)", lambda found: f"self_attn.{found[1]}_proj", name)
 
 
@@ -89,6 +89,8 @@ def _inside(here, name, transformer):
         ("blocks.", "transformer_blocks."),
         ("self_attention", "attn1"),
         ("cross_attention", "attn2"),
+        ("feed_forward.fc1", "ff.net.0.proj"),
+        ("feed_forward.fc2", "ff.net.2"),
         ("feed_forward.widen", "ff.net.0.proj"),
         ("feed_forward.narrow", "ff.net.2"),
     ):

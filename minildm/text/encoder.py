@@ -33,14 +33,14 @@ class TextBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps)
         self.attention = Attention(dim, heads=heads, bias=True)
         self.norm2 = nn.LayerNorm(dim, eps)
-        self.widen = nn.Linear(dim, hidden_dim)
-        self.narrow = nn.Linear(hidden_dim, dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """mask: bool (1, n, n), True where a token (row) may look."""
         x = x + self.attention(self.norm1(x), mask=mask)
-        return x + self.narrow(self.activation(self.widen(self.norm2(x))))
+        return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
 
 
 class TextEncoder(nn.Module):
@@ -149,8 +149,8 @@ class TextEncoder(nn.Module):
             for layer in (block.attention.to_q, block.attention.to_k, block.attention.to_v):
                 nn.init.normal_(layer.weight, std=dim**-0.5)
             nn.init.normal_(block.attention.to_out.weight, std=(2 * depth * dim) ** -0.5)
-            nn.init.normal_(block.widen.weight, std=(2 * dim) ** -0.5)
-            nn.init.normal_(block.narrow.weight, std=(2 * depth * dim) ** -0.5)
+            nn.init.normal_(block.fc1.weight, std=(2 * dim) ** -0.5)
+            nn.init.normal_(block.fc2.weight, std=(2 * depth * dim) ** -0.5)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
