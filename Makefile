@@ -1,4 +1,4 @@
-# Needs make and Python >= 3.11; everything else is installed into .venv with the versions of constraints.txt.
+# Needs make and Python 3.11 to 3.13; everything else is installed into .venv with the versions of constraints.txt.
 # PYTHON=/path/to/python3 chooses the Python; ARGS=... is handed to JupyterLab, pytest or the notebook runner.
 PY := .venv/bin/python
 

@@ -22,6 +22,17 @@ def test_a_missing_package_comes_with_the_line_that_installs_it(module):
         require(module, extra="homework")
 
 
+@pytest.mark.parametrize("version", [(3, 13, 5), (3, 14, 0), (3, 15, 1)])
+def test_a_package_without_a_wheel_for_this_python_says_which_python_to_take(monkeypatch, version):
+    monkeypatch.setitem(sys.modules, "stardist", None)
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(ImportError) as error:
+        require("stardist.matching")
+    said = str(error.value)
+    assert '"stardist"' in said
+    assert ("use Python 3.11 to 3.13" in said) == (version >= (3, 14)) == ("pip install" not in said)
+
+
 def test_an_error_inside_the_package_is_not_hidden(tmp_path, monkeypatch):
     """A package that is there but lacks one of its own needs must say so itself."""
     (tmp_path / "half_installed.py").write_text("import something_else_that_is_missing")

@@ -2,6 +2,7 @@
 hangs or dies where a test wants it to."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ PLAYED = """#!/bin/sh
 here=$(dirname "$0")
 case "$1 $2" in
 "-c import platform"*) echo VERSION ;;
-"-c import sys; sys.exit(sys.version_info < (3, 11))") exit TOO_OLD ;;
+"-c import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))") exit UNFIT ;;
 "-c "*) exit 0 ;;
 "-m venv") mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo "version = VERSION" >"$3/pyvenv.cfg" ;;
 "-m pip")
@@ -45,16 +46,27 @@ def project(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MINILDM_NEED_GB", "0")
     for name in ("python3.13", "python3.11", "python3", "python"):
-        play(tmp_path / "bin" / name, "2.7.18", too_old=True)
+        play(tmp_path / "bin" / name, "2.7.18", unfit=True)
     play(tmp_path / "bin" / "python3.12", "3.12.1")
     return folder
 
 
-def play(path: Path, version: str, too_old: bool = False) -> Path:
+def play(path: Path, version: str, unfit: bool = False) -> Path:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(PLAYED.replace("VERSION", version).replace("TOO_OLD", str(int(too_old))))
+    path.write_text(PLAYED.replace("VERSION", version).replace("UNFIT", str(int(unfit))))
     path.chmod(0o755)
     return path
+
+
+def tools(tmp_path: Path) -> Path:
+    """A folder with what the set-up calls, and no Python."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    names = "sh cat grep ps dirname sed cksum df awk du cut uname rm mkdir"
+    for name in names.split():
+        if found := shutil.which(name):
+            (folder / name).symlink_to(found)
+    return folder
 
 
 def setup(folder: Path, **environment) -> subprocess.CompletedProcess:
@@ -106,25 +118,49 @@ def test_a_change_of_what_it_depends_on_installs_again(project, name):
     assert setup(project).stdout == ""
 
 
-def test_a_python_that_is_too_old_is_one_line_and_touches_nothing(project, tmp_path):
+@pytest.mark.parametrize("version", ["3.9.18", "3.10.14", "3.14.0", "3.15.0a2"])
+def test_a_python_that_does_not_fit_is_one_line_and_touches_nothing(project, tmp_path, version):
     setup(project)
-    said = setup(project, PYTHON=str(play(tmp_path / "old python", "3.9.18", too_old=True)))
+    said = setup(project, PYTHON=str(play(tmp_path / "a python", version, unfit=True)))
     assert said.returncode == 1 and said.stdout == ""
     (line,) = said.stderr.splitlines()
-    assert "3.11 or newer" in line and "3.9.18" in line
+    assert "3.11, 3.12 or 3.13" in line and version in line and "stardist" in line
     assert setup(project).stdout == "" and calls(project) == 1
 
 
 def test_no_python_at_all(project):
     (line,) = setup(project, PYTHON="no-such-python").stderr.splitlines()
-    assert "3.11 or newer" in line and "none" in line
+    assert "3.11, 3.12 or 3.13" in line and "none" in line
+
+
+@pytest.mark.parametrize("version", ["3.10.4", "3.11.0", "3.13.12", "3.14.0"])
+def test_which_versions_fit(version):
+    (program,) = re.findall("^fits='(.*)'$", (ROOT / ".ci" / "setup").read_text(), re.MULTILINE)
+    asked = program.replace("sys.version_info", repr(tuple(int(part) for part in version.split("."))))
+    fits = subprocess.run([sys.executable, "-c", asked]).returncode == 0
+    assert fits == (version in ("3.11.0", "3.13.12"))
+
+
+def test_where_the_newest_python_does_not_fit_another_is_taken(project, tmp_path):
+    for name in ("python3", "python"):
+        play(tmp_path / "bin" / name, "3.14.0", unfit=True)
+    assert "Python 3.12.1" in setup(project).stdout
+
+
+def test_where_only_newer_pythons_are_there_it_says_so(project, tmp_path):
+    for name in ("python3.13", "python3.12", "python3.11", "python3", "python"):
+        (tmp_path / "bin" / name).unlink()
+    play(tmp_path / "bin" / "python3", "3.14.0", unfit=True)
+    (line,) = setup(project, PATH=f"{tmp_path / 'bin'}{os.pathsep}{tools(tmp_path)}").stderr.splitlines()
+    assert "found: python3 is 3.14.0;" in line and "make PYTHON=" in line
+    assert not (project / ".venv").exists()
 
 
 def test_another_python_is_taken_when_asked_for(project, tmp_path):
     setup(project)
-    other = str(play(tmp_path / "bin" / "python3.14", "3.14.0"))
+    other = str(play(tmp_path / "bin" / "python3.13", "3.13.9"))
     said = setup(project, PYTHON=other)
-    assert "of another Python" in said.stdout and "Python 3.14.0" in said.stdout
+    assert "of another Python" in said.stdout and "Python 3.13.9" in said.stdout
     assert setup(project, PYTHON=other).stdout == "" and setup(project).stdout == ""
     assert calls(project) == 2
 
@@ -194,6 +230,6 @@ def test_make_stops_where_the_set_up_fails(project):
         pytest.skip("make is not installed")
     said = subprocess.run([make, "test", "PYTHON=no-such-python"], cwd=project, capture_output=True, text=True)
     assert said.returncode != 0 and "pytest" not in said.stdout
-    assert said.stderr.startswith("minildm: Python 3.11 or newer is needed")
+    assert said.stderr.startswith("minildm: Python 3.11, 3.12 or 3.13 is needed")
     said = subprocess.run([make], cwd=project, capture_output=True, text=True, check=True)
     assert "make lab" in said.stdout and not (project / ".venv").exists()
