@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -175,7 +176,7 @@ def test_the_scale_factor_is_measured_and_travels_with_the_checkpoint(tmp_path):
     model = randomized(AutoencoderKL(**SMALL))
     with torch.no_grad():
         model.quant.weight[:5] *= 4  # the means
-    images = random(70, 3, 8, 12)  # more than one part
+    images = random(70, 3, 8, 12).clamp(-1, 1)  # more than one part
     for refused in (model.scale, model.unscale, model.check_scaled):
         with pytest.raises(ValueError, match=r"not known: call vae\.measure_scale"):
             refused(torch.zeros(1, 5, 2, 3))
@@ -190,6 +191,77 @@ def test_the_scale_factor_is_measured_and_travels_with_the_checkpoint(tmp_path):
     loaded = weights.load(weights.save(tmp_path / "vae.safetensors", model, dtype=torch.float16))
     assert loaded.scale_factor == found  # to the last digit, whatever the precision of the weights
     assert AutoencoderKL(**json.loads(json.dumps(loaded.config))).config == model.config
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool])
+def test_integers_have_no_range_and_are_refused(dtype):
+    """Whether 200 is bright or far too bright is not for the autoencoder to guess."""
+    model, x = AutoencoderKL(**SMALL, scale_factor=2.0), torch.ones(2, 3, 8, 12).to(dtype)
+    for call in (model.measure_scale, model.encode, model, lambda x: tiled_encode(model, x)):
+        with pytest.raises(
+            ValueError, match=rf"in \[-1, 1\] as floating-point numbers, got {dtype}; x.float\(\) / 127.5"
+        ):
+            call(x)
+    for call in (model.decode, lambda z: tiled_decode(model, z)):
+        with pytest.raises(ValueError, match=f"expected latents as floating-point numbers, got {dtype}"):
+            call(torch.ones(2, 5, 2, 3).to(dtype))
+    assert model.scale_factor == 2.0
+
+
+def test_the_range_of_what_the_scale_factor_is_measured_on():
+    model = randomized(AutoencoderKL(**SMALL))
+    images = random(9, 3, 8, 12).clamp(-1, 1)
+    expected = model.measure_scale(images)
+    for other, said in [
+        ((images + 1) * 127.5, "from 0 to 255"),
+        (images / 2 - 0.7, "from -1.2 to -0.2"),
+        (images.half() * 3, "from -3 to 3"),
+    ]:
+        with pytest.raises(ValueError, match=rf"expected pictures in \[-1, 1\], got values {said}"):
+            model.measure_scale(other)
+    for other, said in [((images + 1) / 2, "from 0 to 1"), (images.abs() / 2 + 0.1, "from 0.1 to 0.6")]:
+        with pytest.warns(UserWarning, match=f"got values {said}; 2 . x - 1 maps") as said:
+            model.measure_scale(other)
+        assert said[0].filename == __file__  # it points at the call
+    assert model.measure_scale(images) == expected
+    assert model.measure_scale(images.double()) == pytest.approx(expected, rel=1e-6)
+    for bad in (math.nan, math.inf, -math.inf):
+        spoilt = images.clone()
+        spoilt[5, 1, 2, 3] = bad
+        with pytest.raises(ValueError, match="nan|inf"):
+            model.measure_scale(spoilt)
+    assert model.scale_factor == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_scale_factor_is_measured_in_half_precision(dtype):
+    model, images = randomized(AutoencoderKL(**SMALL)), random(9, 3, 8, 12).clamp(-1, 1)
+    expected = model.measure_scale(images)
+    for half in (images.to(dtype), images):
+        assert model.to(dtype).measure_scale(half) == pytest.approx(expected, rel=0.02)
+    with torch.no_grad():
+        model.quant.bias[0] = torch.finfo(dtype).max
+        model.quant.weight[0] = torch.finfo(dtype).max
+    with pytest.raises(ValueError, match="whose latents vary, got 9 with a variance of (nan|inf)"):
+        model.measure_scale(images)
+
+
+@pytest.mark.parametrize("value", [0.5, torch.tensor(0.5), np.float32(0.5), np.array(0.5)])
+def test_a_scale_factor_of_any_kind_is_a_number_in_the_file(value, tmp_path):
+    model = AutoencoderKL(**SMALL)
+    model.scale_factor = value
+    assert type(model.scale_factor) is float
+    assert weights.load(weights.save(tmp_path / "vae.safetensors", model)).scale_factor == 0.5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_latent_that_is_not_finite_is_no_scaled_one(bad):
+    for scale_factor in (0.2, 1.0, 5.0):
+        z = random(1, 5, 6, 7)
+        z[0, 2, 3, 4] = bad
+        for latent in (z, z.half(), torch.full_like(z, bad)):
+            with pytest.raises(ValueError, match="latents that are finite"):
+                AutoencoderKL(**SMALL, scale_factor=scale_factor).check_scaled(latent)
 
 
 @pytest.mark.parametrize("scale_factor", [0.18215, 5.0])
@@ -429,6 +501,27 @@ def test_tiles_leave_no_hooks_behind_after_an_error():
     assert not [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
 
 
+def test_an_empty_batch_in_tiles():
+    model = AutoencoderKL(**SMALL)
+    for size in (8, 64):  # small enough to be whole, and not
+        x, z = torch.zeros(0, 3, size, size), torch.zeros(0, 5, size // 4, size // 4)
+        assert tiled_encode(model, x, 8).mean.shape == model.encode(x).mean.shape == z.shape
+        assert tiled_decode(model, z, 8).shape == model.decode(z).shape == x.shape
+
+
+@pytest.mark.parametrize("tile", [0, -4, 512.0, "512", None])
+def test_a_tile_is_a_whole_number_of_pixels(tile):
+    model = AutoencoderKL(**SMALL)
+    for call in (
+        lambda: tiled_encode(model, torch.zeros(1, 3, 8, 12), tile),
+        lambda: tiled_decode(model, torch.zeros(1, 5, 9, 12), tile),
+    ):
+        with pytest.raises(ValueError, match=f"whole tile of at least 1 pixel, got {tile!r}"):
+            call()
+    x = random(1, 3, 24, 32)
+    assert torch.equal(tiled_encode(model, x, np.int64(8)).mean, tiled_encode(model, x, 8).mean)
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_lower_precision(autocast):
     model = randomized(AutoencoderKL(**SMALL))
@@ -455,6 +548,14 @@ def test_lower_precision(autocast):
         (dict(blocks_per_level=-1), "from 0"),
         (dict(patch=3), "power of two.*got 3"),
         (dict(patch=0), "power of two.*got 0"),
+        (dict(patch=2.0), "power of two.*got 2.0"),
+        (dict(channels=8), "expected channels as whole numbers, one for each level, got 8"),
+        (dict(channels=(8, 12.0)), "expected channels as whole numbers.*12.0"),
+        (dict(channels=(8, 12), blocks_per_level=(1, "2")), "expected blocks_per_level as whole numbers"),
+        (dict(blocks_per_level=None), "expected blocks_per_level as whole numbers.*got None"),
+        (dict(scale_factor="0.2x"), "above 0.*got 0.2x"),
+        (dict(scale_factor=torch.ones(2)), "above 0.*got tensor"),
+        (dict(scale_factor=math.nan), "above 0.*got nan"),
         (dict(channels=(8, 12), groups=5), "do not split into 5 groups"),
         (dict(scale_factor=0.0), "above 0.*got 0.0"),
         (dict(scale_factor=math.inf), "above 0.*got inf"),
@@ -476,6 +577,11 @@ def test_bad_configurations(config, message):
         (lambda m: tiled_encode(m, torch.zeros(1, 3, 9, 12), 4), "divisible by 4"),
         (lambda m: tiled_decode(m, torch.zeros(1, 3, 9, 12), 4), "expected latents"),
         (lambda m: tiled_decode(m, torch.zeros(1, 5, 9, 12), 0), "tile of at least 1 pixel, got 0"),
+        (lambda m: tiled_encode(m, torch.zeros(3, 8, 12), 4), r"x\[None\]"),
+        (lambda m: tiled_encode(m, torch.zeros(8, 12), 4), r"got shape \(8, 12\)"),
+        (lambda m: tiled_decode(m, torch.zeros(5, 2, 3), 4), r"expected latents .* got shape \(5, 2, 3\)"),
+        (lambda m: draw_latent(torch.zeros(3, 8, 12), m, torch.Generator()), r"x\[None\]"),
+        (lambda m: draw_latent(torch.zeros(2, 3, 8, 10), m, torch.Generator()), "divisible by 4"),
         (lambda m: setattr(m, "scale_factor", -1.0), "got -1.0"),
         (lambda m: m.measure_scale(torch.zeros(0, 3, 8, 12)), "got 0 with a variance of 0"),
         (lambda m: m.measure_scale(torch.full((2, 3, 8, 12), math.nan)), "a variance of nan"),

@@ -1,4 +1,4 @@
-"""The autoencoder of latent diffusion, what it learns by, and large pictures through it in tiles."""
+"""The variational autoencoder of latent diffusion, its losses, and large pictures through it in tiles."""
 
 from minildm.autoencoder.losses import (
     PatchDiscriminator,

@@ -1,4 +1,4 @@
-"""What an autoencoder learns by: close pixels, a tame latent, features alike, and a critic that cannot tell.
+"""Losses of the autoencoder: reconstruction, Kullback-Leibler divergence, perceptual distance, adversarial loss.
 
 The first two are always there. The others are for what differences of pixels do not see: they would rather blur an
 edge than put it in the wrong place. As in all training here, the randomness comes with the batch.
@@ -13,19 +13,24 @@ from torch.func import functional_call
 
 from minildm.autoencoder.network import AutoencoderKL, Gaussian
 from minildm.layers import group_norm
+from minildm.tensors import check_images
 
 Features = Callable[[Tensor], Sequence[Tensor]]  # pictures (b, c, h, w) -> feature maps (b, d, h', w')
 
 
 def draw_latent(x: Tensor, model: AutoencoderKL, generator: torch.Generator) -> dict[str, Tensor]:
-    """All the randomness of a training step: noise for the latent of each picture. -> {"x", "eps"}"""
+    """Noise for the latent of each picture: all the randomness of a training step. -> {"x", "eps"}
+
+    x: (b, in_channels, h, w) in [-1, 1].  generator: the noise is drawn on its device, and goes to that of x.
+    """
+    check_images(x, model.in_channels, model.multiple)
     shape = len(x), model.latent_channels, *(side // model.multiple for side in x.shape[2:])
     eps = torch.randn(shape, generator=generator, dtype=x.dtype, device=generator.device)
     return {"x": x, "eps": eps.to(x.device)}
 
 
 def perceptual_distance(features: Features, x: Tensor, x_hat: Tensor) -> Tensor:
-    """How far apart pictures are in the eyes of a network. (b, c, h, w) twice -> (b,), from 0 to 4
+    """Perceptual distance: how far apart pictures are in a network's features. (b, c, h, w) twice -> (b,), from 0 to 4
 
     features: feature maps of a frozen network, such as the `encode` of a trained U-Net. In each map the channels of a
         place are scaled to length 1; the squared distance of these vectors is averaged over places, then over maps.
@@ -72,8 +77,9 @@ def autoencoder_loss(
 
     A pure function, as `training.train` wants it: partial(autoencoder_loss, kl=1e-5).
     batch: x and eps, as from `draw_latent`.
-    features, critic: None leaves the perceptual and the adversarial term out.
-    adversarial: how long the critic's gradient is at the decoder's last layer, as a part of that of all other terms.
+    critic: a discriminator, pictures -> logits, such as `PatchDiscriminator`. features, critic: None leaves the
+        perceptual and the adversarial term out.
+    adversarial: norm of the critic's gradient at the decoder's last layer, as a part of that of all other terms.
         The critic's own loss is in the sum; neither network gets gradients from the other's.
     Sources: Rombach et al. (2022), appendix G; the balance, Esser et al., "Taming Transformers for High-Resolution
     Image Synthesis" (2021), equation 7.
@@ -101,7 +107,7 @@ def paired_loss(pair: nn.ModuleDict, batch: dict[str, Tensor], **options) -> Ten
 
 
 class PatchDiscriminator(nn.Module):
-    """A critic of patches: (b, in_channels, h, w) -> logits (b, 1, h', w'), high where a patch looks real.
+    """A discriminator of patches: (b, in_channels, h, w) -> logits (b, 1, h', w'), high where a patch looks real.
 
     channels: width of each level; each halves the size. By default it sees patches of 38×38 pixels.
     Source: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2017), section 3.2.2,
@@ -123,7 +129,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's loss: 0 once its logits are above 1 for what is real and below -1 for what is not. -> scalar
+    """Hinge loss of a discriminator: 0 once logits are above 1 for the real and below -1 for the fake. -> scalar
 
     Source: Lim and Ye, "Geometric GAN" (2017).
     """

@@ -1,9 +1,12 @@
-"""The autoencoder: pictures into small latents and back. Its way down and its way up are those of the U, without skips.
+"""The variational autoencoder: pictures into small latents and back, by the U's way down and way up, without skips.
 
 Everything that reaches the decoder has passed the latent, a Gaussian for each picture: that is what it is for.
 """
 
 import math
+import numbers
+import operator
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,7 +69,7 @@ class DownsampleAhead(Downsample):
 
 
 class InTurn(nn.Sequential):
-    """Layers, and chains of layers, one after the other. What one was given is freed before the next is called."""
+    """nn.Sequential of layers and chains of layers. What one was given is freed before the next is called."""
 
     def forward(self, x: Tensor) -> Tensor:
         for part in self:
@@ -76,7 +79,7 @@ class InTurn(nn.Sequential):
 
 
 class AutoencoderKL(nn.Module):
-    """The autoencoder of latent diffusion. `encode(x)` -> Gaussian, `decode(z)` -> (b, in_channels, h, w)
+    """The variational autoencoder of latent diffusion. `encode(x)` -> Gaussian, `decode(z)` -> (b, in_channels, h, w)
 
     latent_channels: of z, which has 1 / `m.multiple` of the picture's height and width.
     channels: width of each level, from fine to coarse; each but the first halves the size.
@@ -107,15 +110,16 @@ class AutoencoderKL(nn.Module):
         scale_factor: float | None = None,
     ):
         super().__init__()
-        channels = list(channels)
+        channels = _whole_numbers("channels", channels)
         if not channels or min(in_channels, latent_channels, *channels) < 1:
             raise ValueError(
                 f"expected at least one level and positive sizes, got {in_channels=}, {latent_channels=}, {channels=}"
             )
-        blocks = [blocks_per_level] * len(channels) if isinstance(blocks_per_level, int) else list(blocks_per_level)
+        one = isinstance(blocks_per_level, numbers.Integral)
+        blocks = _whole_numbers("blocks_per_level", [blocks_per_level] * len(channels) if one else blocks_per_level)
         if len(blocks) != len(channels) or min(blocks) < 0:
             raise ValueError(f"expected blocks_per_level as one number from 0 or {len(channels)}, got {blocks}")
-        if patch < 1 or patch & (patch - 1):
+        if not isinstance(patch, numbers.Integral) or patch < 1 or patch & (patch - 1):
             raise ValueError(f"expected patch as a power of two, such as 1 or 2, got {patch}")
         self.in_channels, self.latent_channels, self.patch = in_channels, latent_channels, patch
         self.multiple = patch * 2 ** (len(channels) - 1)
@@ -173,7 +177,12 @@ class AutoencoderKL(nn.Module):
 
     @scale_factor.setter
     def scale_factor(self, value: float | None) -> None:
-        if value is not None and not 0 < value < math.inf:
+        try:
+            value = None if value is None else float(value)  # of a tensor or of numpy, too, which no file could hold
+            known = value is None or 0 < value < math.inf
+        except (TypeError, ValueError):
+            known = False
+        if not known:
             raise ValueError(f"expected a scale_factor above 0, or None where it is not known, got {value}")
         self.config["scale_factor"] = value
 
@@ -185,9 +194,10 @@ class AutoencoderKL(nn.Module):
         """Pictures (b, in_channels, h, w) in [-1, 1] -> the distribution of z, (b, latent_channels, h / f, w / f).
 
         f is `m.multiple`.  encoder: computes what `m.encoder` does in another way, such as in tiles.
-        Raises ValueError for other channels, or a size that f does not divide.
+        Raises ValueError for other channels, a size that f does not divide, and integers.
         """
         check_images(x, self.in_channels, self.multiple)
+        _check_floats("pictures in [-1, 1]", x, "x.float() / 127.5 - 1 maps bytes")
         x = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x  # it would be a copy
         h = (encoder or self.encoder)(x)
         mean, logvar = self.quant(h).chunk(2, dim=1)
@@ -196,19 +206,31 @@ class AutoencoderKL(nn.Module):
     def decode(self, z: Tensor, decoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Latents as `encode` gives them, not scaled, (b, latent_channels, h, w) -> pictures, f times as high and wide.
 
-        decoder: computes what `m.decoder` does in another way. Raises ValueError for a z of another shape.
+        decoder: computes what `m.decoder` does in another way. Raises ValueError for a z of another shape, or integers.
         """
         if z.ndim != 4 or z.shape[1] != self.latent_channels:
             raise ValueError(f"expected latents (b, {self.latent_channels}, h, w), got shape {tuple(z.shape)}")
+        _check_floats("latents", z, "z.float()")
         return F.pixel_shuffle((decoder or self.decoder)(self.post_quant(z)), self.patch)
 
     @torch.no_grad()
     def measure_scale(self, images: Tensor) -> float:
-        """Measure the scale factor on pictures (n, in_channels, h, w), remember it, and return it.
+        """Measure the scale factor on pictures (n, in_channels, h, w) in [-1, 1], remember it, and return it.
 
         It is 1 / the standard deviation of the samples of all their latents, taken over all numbers together.
-        Raises ValueError where that is 0 or not finite. Source: Rombach et al. (2022), appendix G.
+        Raises ValueError for integers and another range, and where that deviation is 0 or not finite. Warns where no
+        number is below 0, as in pictures in [0, 1]. Source: Rombach et al. (2022), appendix G.
         """
+        check_images(images, self.in_channels, self.multiple)
+        _check_floats("pictures in [-1, 1]", images, "x.float() / 127.5 - 1 maps bytes")
+        low, high = (bound.item() for bound in images.aminmax()) if images.numel() else (-1.0, 1.0)
+        if low < -1.001 or high > 1.001:  # not of what is not finite, which is refused below
+            raise ValueError(f"expected pictures in [-1, 1], got values from {low:.3g} to {high:.3g}")
+        if low >= 0:
+            warnings.warn(
+                f"expected pictures in [-1, 1], got values from {low:.3g} to {high:.3g}; 2 * x - 1 maps [0, 1]",
+                stacklevel=3,  # out of no_grad, too
+            )
         count, total, squares = 0, 0.0, 0.0
         parameter = next(self.parameters())
         for part in images.split(64):  # so that memory stays small
@@ -235,9 +257,12 @@ class AutoencoderKL(nn.Module):
         """Raise ValueError when latents z, which should have a standard deviation of 1, were not scaled.
 
         For latents that people hand in. It goes by which is nearer, 1 or 1 / scale_factor; where these two are within
-        a factor of 2, they cannot be told apart, and mistaking one for the other does little harm.
+        a factor of 2, they cannot be told apart, and mistaking one for the other does little harm. Raises ValueError
+        also for latents that are not finite, whatever their spread.
         """
-        own, found = 1 / self._known_scale(), z.float().std(correction=0).item()
+        own, found = 1 / self._known_scale(), z.float().std(correction=0).item() if z.numel() else 0.0
+        if not math.isfinite(found):
+            raise ValueError("expected latents that are finite, got some that are not: nan or inf")
         if abs(math.log(own)) > math.log(2) and found > 0 and abs(math.log(found / own)) < abs(math.log(found)):
             raise ValueError(
                 f"expected latents with a standard deviation of about 1, got {found:.3g}: they look as the "
@@ -248,3 +273,17 @@ class AutoencoderKL(nn.Module):
         if self.scale_factor is None:
             raise ValueError("this autoencoder's scale factor is not known: call vae.measure_scale(images) once")
         return self.scale_factor
+
+
+def _whole_numbers(name, values):
+    """A list of whole numbers, also of numpy's, which a file could not hold."""
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError:
+        raise ValueError(f"expected {name} as whole numbers, one for each level, got {values!r}") from None
+
+
+def _check_floats(what, x, remedy):
+    """Raise ValueError for integers: what range they stand for must not be guessed."""
+    if not x.is_floating_point():
+        raise ValueError(f"expected {what} as floating-point numbers, got {x.dtype}; {remedy}")

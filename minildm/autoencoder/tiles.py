@@ -1,4 +1,4 @@
-"""Large pictures through the autoencoder in tiles, with the result of the whole.
+"""Tiled encoding and decoding: large pictures through the autoencoder piece by piece, with the result of the whole.
 
 Two things make a tile come out unlike the same place of the whole picture: its neighbours are missing, and its group
 normalisations see the statistics of the tile alone. So each tile is computed with all of its surroundings that matter
@@ -6,6 +6,7 @@ to it; and the statistics of the whole are gathered beforehand, from all tiles, 
 takes time instead of memory, and leaves no seams to blend.
 """
 
+import numbers
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -31,7 +32,7 @@ def tiled_encode(model: AutoencoderKL, x: Tensor, tile: int = 512) -> Gaussian:
     def encoder(h):
         layers = nn.Sequential(model.encoder.stem, *model.encoder.down)
         side = model.multiple // model.patch
-        large = len(layers) - _whole(reversed(layers), h[0, 0].numel() // side**2, tile)
+        large = len(layers) - _whole(reversed(layers), h.shape[2] * h.shape[3] // side**2, tile)
         h = _in_tiles(layers[:large], h, tile)
         return model.encoder[2:](layers[large:](h))
 
@@ -45,7 +46,7 @@ def tiled_decode(model: AutoencoderKL, z: Tensor, tile: int = 512) -> Tensor:
     def decoder(h):
         h = model.decoder[:2](h)
         layers = nn.Sequential(*model.decoder.up, *model.decoder[3:])
-        small = _whole(layers, h[0, 0].numel(), tile)
+        small = _whole(layers, h.shape[2] * h.shape[3], tile)
         return _in_tiles(layers[small:], layers[:small](h), tile)
 
     return model.decode(z, decoder)
@@ -53,8 +54,8 @@ def tiled_decode(model: AutoencoderKL, z: Tensor, tile: int = 512) -> Tensor:
 
 def _whole(layers, pixels, tile):
     """How many layers, from the latent's side, have maps of at most tile² pixels; those at its own size all count."""
-    if tile < 1:
-        raise ValueError(f"expected a tile of at least 1 pixel, got {tile}")
+    if not isinstance(tile, numbers.Integral) or tile < 1:
+        raise ValueError(f"expected a whole tile of at least 1 pixel, got {tile!r}")
     for i, layer in enumerate(layers):
         if isinstance(layer, Downsample | Upsample):
             pixels *= 4
@@ -70,7 +71,7 @@ def _in_tiles(layers, x, tile):
     h, w = x.shape[2] // into, x.shape[3] // into
     side, reach = max(1, tile // (into * out)), -(-_reach(layers) // into)
     tiles = list(product(_spans(h, side, reach), _spans(w, side, reach)))
-    if len(tiles) == 1 or not len(layers):
+    if len(tiles) == 1 or not len(layers) or not len(x):
         return layers(x)
 
     def each(part):
@@ -141,7 +142,7 @@ def _statistics(norm, results):
             core = x[..., rows.core(unit), columns.core(unit)]  # so that each pixel counts once
             groups = core.float().unflatten(1, (norm.num_groups, -1))  # (b, g, c / g, h, w)
             variance, mean = torch.var_mean(groups, dim=(2, 3, 4), correction=0)
-            counts.append(groups[0, 0].numel())
+            counts.append(groups.shape[2:].numel())
             means.append(mean)
             variances.append(variance)
     finally:
