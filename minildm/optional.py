@@ -1,7 +1,9 @@
-"""Packages that the networks do not need, imported where they are used, with an error that says how to get them."""
+"""What is imported only when it is used: packages that the networks do not need, and names that have moved."""
 
 import importlib
 import sys
+import warnings
+from collections.abc import Callable
 from types import ModuleType
 
 NO_WHEEL = {"stardist": (3, 14)}  # package -> the first Python for which there is none yet
@@ -27,3 +29,20 @@ def require(module: str, extra: str = "course") -> ModuleType:
         raise ImportError(
             f'this needs the package "{package}", which is not installed: pip install "minildm[{extra}]"'
         ) from None
+
+
+def moved(module: str, places: dict[str, str]) -> Callable[[str], object]:
+    """The `__getattr__` of a module whose public names have moved: the old ones warn and work on.
+
+    module: its `__name__`.  places: old name -> the dotted name that holds the same thing now. As in
+    `__getattr__ = moved(__name__, {"to_pictures": "minildm.images.to_unit"})`
+    """
+
+    def __getattr__(name: str) -> object:
+        if name not in places:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        home, _, new_name = places[name].rpartition(".")
+        warnings.warn(f"{module}.{name} is {places[name]} now", DeprecationWarning, stacklevel=2)
+        return getattr(importlib.import_module(home), new_name)
+
+    return __getattr__

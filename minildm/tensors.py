@@ -1,7 +1,7 @@
 """Small tensor helpers: broadcasting, device choice, pictures as tensors, shape checks whose errors say what to do."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -125,3 +125,15 @@ def seeded(seed: int):
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+@contextmanager
+def defaults(device: str | torch.device, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    """Inside, new tensors are made on this device and in this dtype, whatever the program's own defaults are."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(before)

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from minildm import weights
+from minildm import storage
 from minildm.optional import require
 from minildm.tensors import fast_bfloat16
 
@@ -181,7 +181,7 @@ def restore(model: nn.Module, checkpoint: str | Path) -> History:
     Raises FileNotFoundError when there is no such file, ValueError when it is damaged or of another model.
     """
     history, _, parts = _read(checkpoint)
-    weights.fill(weights.state(model), parts["model"] | parts.get("ema", {}), checkpoint)
+    storage.fill(storage.state(model), parts["model"] | parts.get("ema", {}), checkpoint)
     model.eval()
     return history
 
@@ -198,7 +198,7 @@ class _Run:
 
     def __init__(self, model, lr, weight_decay, ema):
         self.model, self.ema = model, ema
-        self.state = weights.state(model)
+        self.state = storage.state(model)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         fixed = {name for name, _ in model.named_parameters()}
         self.buffers = {name: t for name, t in self.state.items() if name not in fixed}
@@ -247,7 +247,7 @@ class _Run:
         tensors["loss"] = torch.tensor(self.history.loss, dtype=torch.float64)
         rest = {"seconds": self.history.seconds, "validation": self.history.validation}
         metadata = {"format": FORMAT, "settings": json.dumps(self.settings), "history": json.dumps(rest)}
-        weights.write(path, tensors, metadata)
+        storage.write(path, tensors, metadata)
 
     def resume(self, path):
         self.history, settings, parts = _read(path)
@@ -261,8 +261,8 @@ class _Run:
                 f"the checkpoint {path} belongs to another training: {'; '.join(differ)}. Use the same settings to "
                 "continue it, or give another checkpoint path (or delete the file) to start anew"
             )
-        weights.fill(self.state, parts["model"], path)
-        weights.fill(self.average, parts.get("ema", {}), path)
+        storage.fill(self.state, parts["model"], path)
+        storage.fill(self.average, parts.get("ema", {}), path)
         for part in parts:
             if part.startswith("optimizer."):
                 key = part.removeprefix("optimizer.")
@@ -337,7 +337,7 @@ def _on(tensors, device):
 
 
 def _read(path):
-    tensors, metadata = weights.read(path)
+    tensors, metadata = storage.read(path)
     if metadata.get("format") != FORMAT:
         found = metadata.get("format", "none")
         raise ValueError(f"{path}: expected the format {FORMAT!r}, found {found!r}; give another checkpoint path")

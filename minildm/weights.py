@@ -1,24 +1,23 @@
 """Weights on disk: one safetensors file holds the tensors, how to rebuild the module, and how it was made.
 
-Nothing is unpickled. The class is looked up in a fixed table, so a file can never name code to run. Files are
-written beside their final place and renamed, so a reader sees the old file or the new one and never half of one;
-a checksum over names, metadata and values tells when a file was damaged later.
+Nothing is unpickled. The class is looked up in a fixed table, so a file can never name code to run. How a file is
+written and read is `storage`'s: a reader sees the old file or the new one, and a checksum tells damage.
 """
 
 import difflib
 import importlib
 import json
-import os
 import re
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from minildm import __version__
+from minildm import __version__, storage
+from minildm.optional import moved
+from minildm.tensors import defaults
 
 FOLDER = Path(__file__).with_suffix("")  # the shipped files lie in minildm/weights/
 FORMAT = "1"
@@ -29,39 +28,33 @@ CLASSES = {
     "TextEncoder": "minildm.text",
 }  # class -> the module that defines it: all that a file may ask for
 
+# What was put into a module from outside, told by the names of its tensors -> how to take it out again.
+_ADDED = {
+    r"\.lora_|\.base_layer\.|\.modules_to_save\.": "adapters of PEFT: write them with peft.get_peft_model_state_dict, "
+    "and merge or unload them before the module itself is saved",
+    r"(^|\.)parametrizations\.": "parametrizations: make them permanent with "
+    "torch.nn.utils.parametrize.remove_parametrizations",
+    r"(weight|bias)_mask$": "pruning: make it permanent with torch.nn.utils.prune.remove",
+    r"weight_g$|weight_v$|weight_u$": "weight or spectral normalisation: make it permanent with "
+    "torch.nn.utils.remove_weight_norm or remove_spectral_norm",
+    r"^module\.": "a wrapper for several devices: save its `.module`",
+}
+
 
 def save(name_or_path: str | Path, module: nn.Module, *, dtype: torch.dtype = torch.float32, **record) -> Path:
     """Write a module's weights, its configuration and a record of how it was made; returns the path.
 
     name_or_path: a shipped name such as "nuclei" (written to minildm/weights/), or a path ending in .safetensors.
-    module: one of CLASSES, with its constructor's keyword arguments in `module.config`.
-    dtype: how floating-point tensors are stored; torch.float16 halves the file and is widened again by `load`.
+    module, dtype: as in `pack`.
     record: anything JSON can hold: recipe, data, seed, steps, minutes, machine, measured figures, date.
 
-    Raises ValueError for a class outside CLASSES, a config that does not rebuild the module, a record that JSON
-    cannot hold, and a value too large for `dtype`.
+    Raises ValueError as `pack` does, and for a record that JSON cannot hold; OSError as `storage.file` does.
     """
     path = _path(name_or_path)
-    name = type(module).__name__
-    if name not in CLASSES or type(module) is not _class(name):
-        raise ValueError(f"expected a module of class {' or '.join(CLASSES)}, got {name}; add it to weights.CLASSES")
-    if not dtype.is_floating_point:
-        raise ValueError(f"expected a floating-point dtype such as torch.float16, got {dtype}")
-    tensors = {}
-    for key, tensor in state(module).items():
-        tensors[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        if not tensors[key].isfinite().all():
-            found = f"values up to {tensor.abs().max():.3g}"
-            raise ValueError(f"{key} has {found}, which {dtype} cannot hold; store it as torch.float32, or retrain")
-    if module.config is None:
-        raise ValueError(f"this {name} was built from blocks of your own, so no configuration can rebuild it")
-    config = _json(module.config, f"{name}.config")
-    with torch.device("meta"):  # shapes only: costs no memory and draws no random numbers
-        twin = state(_class(name)(**json.loads(config)))
-    _same_tensors(twin, tensors, f"{name}(**module.config), which must rebuild the module being saved,")
+    tensors, metadata = pack(module, dtype)
     record = {"minildm": __version__, "torch": torch.__version__, **record}
-    metadata = {"class": name, "config": config, "record": _json(record, "the record")}
-    return write(path, tensors, {"format": f"minildm weights {FORMAT}", **metadata})
+    metadata = {"format": f"minildm weights {FORMAT}", **metadata, "record": _json(record, "the record")}
+    return storage.write(path, tensors, metadata)
 
 
 def load(name_or_path: str | Path) -> nn.Module:
@@ -73,29 +66,73 @@ def load(name_or_path: str | Path) -> nn.Module:
     or that does not fit the class.
     """
     path = _find(name_or_path)
-    tensors, metadata = read(path)
-    name, config = _checked(path, metadata)["class"], json.loads(metadata["config"])
+    with _remedy(path):
+        tensors, metadata = storage.read(path)
+    return unpack(tensors, _checked(path, metadata), path)
+
+
+def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A module as tensors and texts, from which `unpack` rebuilds it: for a file that holds several modules.
+
+    module: one of CLASSES, also compiled, with its constructor's keyword arguments in `module.config`.
+    dtype: how floating-point tensors are stored; torch.float16 halves them and is widened again by `unpack`.
+    -> the tensors, on their device, and {"class": name, "config": JSON}
+
+    Raises ValueError for a class outside CLASSES, a config that does not rebuild the module, what was put into it from
+    outside (adapters, parametrizations), and a value that is not finite or too large for `dtype`.
+    """
+    module = getattr(module, "_orig_mod", module)  # of torch.compile
+    name = type(module).__name__
+    if name not in CLASSES or type(module) is not _class(name):
+        hint = next((f"; it has {what}" for what in _added(module)), "; add it to weights.CLASSES")
+        raise ValueError(f"expected a module of class {' or '.join(CLASSES)}, got {name}{hint}")
+    if not dtype.is_floating_point:
+        raise ValueError(f"expected a floating-point dtype such as torch.float16, got {dtype}")
+    for what in _added(module):
+        raise ValueError(f"this {name} has {what}")
+    if module.config is None:
+        raise ValueError(f"this {name} was built from blocks of your own, so no configuration can rebuild it")
+    tensors = {}
+    for key, tensor in storage.state(module).items():
+        if tensor.is_meta:
+            raise ValueError(f"{key} is on the meta device, which holds no values: fill the {name} before saving it")
+        tensors[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        if not tensors[key].isfinite().all():
+            found = f"values up to {tensor.abs().max():.3g}"
+            raise ValueError(f"{key} has {found}, which {dtype} cannot hold; store it as torch.float32, or retrain")
+    config = _json(module.config, f"{name}.config")
+    with defaults("meta"):  # shapes only: costs no memory and draws no random numbers
+        twin = storage.state(_class(name)(**json.loads(config)))
+    storage.check_same(twin, tensors, f"{name}(**module.config), which must rebuild the module being saved,")
+    return tensors, {"class": name, "config": config}
+
+
+def unpack(tensors: dict[str, Tensor], metadata: dict[str, str], source: str | Path = "the file") -> nn.Module:
+    """The module that `pack` took apart, on the CPU, in eval mode and in float32.
+
+    source: where both come from, for the errors. Raises ValueError where they do not fit, or are of no known class.
+    """
+    name = metadata.get("class")
+    if name not in CLASSES:
+        raise ValueError(f"{source}: its class {name!r} is none of {', '.join(CLASSES)}; update minildm")
+    config = json.loads(metadata["config"])
     try:
-        with torch.random.fork_rng(devices=[]):  # the random start is overwritten; the caller's stream stays put
+        with torch.random.fork_rng(devices=[]), defaults("cpu"):  # the random start is overwritten
             module = _class(name)(**config)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: this minildm cannot build {name}(**{config}): {error}; update minildm") from error
-    fill(state(module), tensors, path)
+        raise ValueError(f"{source}: this minildm cannot build {name}(**{config}): {error}; update minildm") from error
+    storage.fill(storage.state(module), tensors, source)
     return module.eval()
 
 
 def record(name_or_path: str | Path) -> dict:
     """How a file was made: what `save` was told, with the versions of minildm and torch. Reads no tensor."""
-    path = _find(name_or_path)
-    with _open(path) as file:
-        return json.loads(_checked(path, file.metadata())["record"])
+    return json.loads(_metadata(name_or_path)["record"])
 
 
 def checksum(name_or_path: str | Path) -> str:
     """The file's own checksum, over names, metadata and values: it tells two weights of one name apart."""
-    path = _find(name_or_path)
-    with _open(path) as file:
-        return _checked(path, file.metadata())["checksum"]
+    return _metadata(name_or_path)["checksum"]
 
 
 def names() -> list[str]:
@@ -103,62 +140,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
-def state(module: nn.Module) -> dict[str, Tensor]:
-    """The module's parameters and persistent buffers by name: live, and a tied tensor only once."""
-    first_name = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        first_name.setdefault(id(tensor), (name, tensor))
-    return {name: tensor.detach() for name, tensor in first_name.values()}
-
-
-def fill(target: dict[str, Tensor], tensors: dict[str, Tensor], source: str | Path) -> None:
-    """Copy tensors into live ones of the same names and shapes; any difference is a ValueError that names it."""
-    _same_tensors(target, tensors, f"{source}")
-    for name, tensor in target.items():
-        tensor.copy_(tensors[name])
-
-
-def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
-    """Write one safetensors file so that a crash at any moment leaves the old file or the new one, whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = to_bytes(tensors, {**metadata, "checksum": _checksum(tensors, metadata)})
-    part = path.with_name(path.name + ".part")  # one fixed name: a crash leaves at most one, and the next write ends it
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # make the rename itself survive a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    return path
-
-
-def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and metadata of a file made by `write`; ValueError when it is damaged."""
-    with _open(path) as file:
-        metadata = dict(file.metadata() or {})
-        try:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, RuntimeError, ValueError) as error:
-            raise ValueError(_damaged(path, error)) from error
-    if "checksum" not in metadata:
-        raise ValueError(f"{path} is a safetensors file, but minildm did not write it: it carries no checksum")
-    if metadata.pop("checksum") != _checksum(tensors, metadata):
-        raise ValueError(_damaged(path, "its checksum does not match"))
-    return tensors, metadata
-
-
-def _path(name_or_path):
+def _path(name_or_path: str | Path) -> Path:
     """A bare word is a shipped name; anything else is a path."""
     text = str(name_or_path)
     if text.endswith(".safetensors"):
@@ -168,7 +150,7 @@ def _path(name_or_path):
     raise ValueError(f"expected a name such as 'nuclei' or a path ending in .safetensors, got {text!r}")
 
 
-def _find(name_or_path):
+def _find(name_or_path: str | Path) -> Path:
     path = _path(name_or_path)
     if path.is_file():
         return path
@@ -182,58 +164,50 @@ def _find(name_or_path):
     raise FileNotFoundError(f"no weights are called {path.stem!r}; {hint}Shipped names: {', '.join(names()) or 'none'}")
 
 
-def _open(path):
+def _metadata(name_or_path: str | Path) -> dict[str, str]:
+    path = _find(name_or_path)
+    with _remedy(path):
+        return _checked(path, storage.read_metadata(path))
+
+
+@contextmanager
+def _remedy(path: Path) -> Iterator[None]:
+    """Inside, an error about a shipped file says where to get it again."""
     try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+        yield
+    except ValueError as error:
+        if not path.is_relative_to(FOLDER):
             raise
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(f"{error}; it ships with minildm: reinstall minildm") from error
 
 
-def _damaged(path, why):
-    remedy = "reinstall minildm" if Path(path).parent == FOLDER else "copy it again from its source, or delete it"
-    return f"{path} is damaged or incomplete ({why}); {remedy}"
-
-
-def _checked(path, metadata):
-    found = (metadata or {}).get("format", "none")
+def _checked(path: Path, metadata: dict[str, str]) -> dict[str, str]:
+    found = metadata.get("format", "none")
     if found != f"minildm weights {FORMAT}":
         raise ValueError(
             f"{path}: expected the format 'minildm weights {FORMAT}', found {found!r}; "
             "write the file with minildm.weights.save, or update minildm if the file is newer"
         )
-    if metadata.get("class") not in CLASSES:
-        raise ValueError(f"{path}: its class {metadata.get('class')!r} is none of {', '.join(CLASSES)}; update minildm")
     return metadata
 
 
-def _class(name):
+def _class(name: str) -> type[nn.Module]:
     return getattr(importlib.import_module(CLASSES[name]), name)
 
 
-def _same_tensors(expected, found, source):
-    wrong = [f"missing {name}" for name in expected if name not in found]
-    wrong += [f"unexpected {name}" for name in found if name not in expected]
-    for name, tensor in expected.items():
-        if name in found and found[name].shape != tensor.shape:
-            wrong.append(f"{name}: expected {tuple(tensor.shape)}, found {tuple(found[name].shape)}")
-    if wrong:
-        more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
-        raise ValueError(f"{source} does not fit this module: {'; '.join(wrong[:6])}{more}")
+def _added(module: nn.Module) -> Iterator[str]:
+    """What was put into a module from outside, in words."""
+    names = [name.replace("_orig_mod.", "") for name in module.state_dict(keep_vars=True)]
+    for pattern, what in _ADDED.items():
+        if found := next((name for name in names if re.search(pattern, name)), None):
+            yield f"{what} (found {found})"
 
 
-def _json(value, what):
+def _json(value: object, what: str) -> str:
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what} must hold only what JSON can (numbers, text, lists, dicts): {error}") from error
 
 
-def _checksum(tensors, metadata):
-    crc = zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        crc = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), crc)
-    return f"{crc:08x}"
+__getattr__ = moved(__name__, {name: f"minildm.storage.{name}" for name in ("state", "fill", "write", "read")})

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from minildm import weights
+from minildm import storage
 from minildm.data.hub import Stream, streamed
 from minildm.text import train_tokenizer
 from minildm.training import _Batches, train
@@ -107,8 +107,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(folder, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(new(), "broken.safetensors", crash)
     assert run(new(), "broken.safetensors") == whole != 0
-    history = weights.read(tmp_path / "whole.safetensors")[0]["loss"]
-    assert torch.equal(history, weights.read(tmp_path / "broken.safetensors")[0]["loss"])
+    history = storage.read(tmp_path / "whole.safetensors")[0]["loss"]
+    assert torch.equal(history, storage.read(tmp_path / "broken.safetensors")[0]["loss"])
 
 
 def test_processes_take_slices_of_one_batch(folder):

@@ -18,6 +18,8 @@ PACKAGE = Path(minildm.__file__).parent
 ORDER = [
     "optional",
     "tensors",
+    "images",
+    "storage",
     "data",
     "layers",
     "attention",

@@ -3,7 +3,7 @@ from types import ModuleType
 
 import pytest
 
-from minildm.optional import require
+from minildm.optional import moved, require
 
 
 def test_gives_the_module_itself():
@@ -45,3 +45,16 @@ def test_a_missing_part_of_a_present_package_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "hollow", ModuleType("hollow"))
     with pytest.raises(ImportError, match="hollow"):
         require("hollow.part")
+
+
+def test_a_name_that_moved_warns_and_works_on(monkeypatch):
+    old = ModuleType("old")
+    old.__getattr__ = moved("old", {"decode": "json.loads", "path": "os.path"})
+    monkeypatch.setitem(sys.modules, "old", old)
+    with pytest.warns(DeprecationWarning, match="old.decode is json.loads now"):
+        from old import decode
+    assert decode("[1]") == [1]
+    with pytest.warns(DeprecationWarning, match="old.path is os.path now"):
+        assert old.path is sys.modules["os"].path
+    with pytest.raises(AttributeError, match="module 'old' has no attribute 'other'"):
+        _ = old.other

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from minildm import data, judge, stable_diffusion, weights
+from minildm import data, judge, stable_diffusion, storage, weights
 from minildm.autoencoder import AutoencoderKL
 from minildm.data import LANGUAGES, TASKS, heldout, parse
 from minildm.data.families import meaning
@@ -292,7 +292,7 @@ def test_a_shipped_pocket_names_what_ships_already(tmp_path, tiny, vae, encoder,
     pipe, record = LatentDiffusion.from_pretrained("pocket"), weights.record("pocket")
     assert torch.equal(pipe.text_encoder(torch.ones(1, 9).long()), encoder(torch.ones(1, 9).long()))
     assert record["steps"] == 2 and record["geneval"] == dict.fromkeys(LANGUAGES, {})
-    assert weights.state(weights.load("pocket")).keys() == weights.state(pipe.unet).keys()
+    assert storage.state(weights.load("pocket")).keys() == storage.state(pipe.unet).keys()
 
 
 def test_the_decoder_of_the_pocket_is_steadied(tmp_path, tiny, vae, encoder, tokens, monkeypatch):
@@ -326,7 +326,7 @@ def test_pocket_goes_on_where_it_stopped(tmp_path, tiny, monkeypatch, step, roun
         pocket.train(tmp_path / "again", steps=4)
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {f"pocket-{n}.safetensors" for n in rounds}
     again = pocket.train(tmp_path / "again", steps=4)
-    one, other = (weights.read(path / "unet.safetensors")[0] for path in (whole, again))
+    one, other = (storage.read(path / "unet.safetensors")[0] for path in (whole, again))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minildm import train, weights
+from minildm import storage, train
 from minildm.cli import _course as course
 from minildm.recipes import nuclei
 
@@ -29,8 +29,8 @@ def test_two_processes_write_what_one_does(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     assert train.main(["nuclei", "--steps", "2", "--out", "one.safetensors"]) == 0
-    one, two = (weights.read(tmp_path / f"{name}.safetensors")[0] for name in ("one", "two"))
-    start = weights.state(nuclei.network(0))
+    one, two = (storage.read(tmp_path / f"{name}.safetensors")[0] for name in ("one", "two"))
+    start = storage.state(nuclei.network(0))
     for name, tensor in one.items():
         assert (tensor - two[name]).abs().max() <= 1.3e-4, name  # a step of float16, in which they are written
         assert (tensor - start[name]).abs().max() > 2e-3, name

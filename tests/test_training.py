@@ -4,6 +4,7 @@ import importlib
 import math
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minildm import weights
+from minildm import storage, weights
 from minildm.training import History, learning_rate, restore, train
 from minildm.unet import UNet
 
@@ -84,7 +85,7 @@ def same(a, b):
 
 
 def copy(model):
-    return {name: tensor.clone() for name, tensor in weights.state(model).items()}
+    return {name: tensor.clone() for name, tensor in storage.state(model).items()}
 
 
 def crash_at(step, batch=images):
@@ -319,7 +320,7 @@ def test_resumes_to_identical_weights(make, step, tmp_path):
     start = make()
     whole, broken, resumed = make(), make(), make()
     for model in (whole, broken):
-        weights.fill(weights.state(model), copy(start), "start")
+        storage.fill(storage.state(model), copy(start), "start")
     settings = dict(steps=9, batch_size=4, validate=lambda model: 1.5, validate_every=2, checkpoint_seconds=0, **QUIET)
     expected = train(whole, batch, cross_entropy, checkpoint=tmp_path / "whole.safetensors", **settings)
     path = tmp_path / "new folder" / "broken.safetensors"
@@ -328,7 +329,7 @@ def test_resumes_to_identical_weights(make, step, tmp_path):
     assert not broken.training
     history = train(resumed, batch, cross_entropy, checkpoint=path, **settings)
     assert same(copy(whole), copy(resumed))
-    assert same(weights.read(path)[0], weights.read(tmp_path / "whole.safetensors")[0])  # the optimizer's state too
+    assert same(storage.read(path)[0], storage.read(tmp_path / "whole.safetensors")[0])  # the optimizer's state too
     assert history.loss == expected.loss and history.validation == expected.validation
     assert history.validation == [(2, 1.5), (4, 1.5), (6, 1.5), (8, 1.5), (9, 1.5)]
 
@@ -345,7 +346,7 @@ def test_finished_training_returns_at_once(tmp_path):
 
 def test_checkpoints_keep_their_distance_in_time(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(weights, "write", lambda path, tensors, metadata: written.append(len(tensors["loss"])))
+    monkeypatch.setattr(storage, "write", lambda path, tensors, metadata: written.append(len(tensors["loss"])))
     train(Number(), factors, product, steps=6, batch_size=2, checkpoint=tmp_path / "c.safetensors", **QUIET)
     assert written == [0, 6]  # a minute has not passed between
     del written[:]
@@ -373,7 +374,9 @@ def test_a_crash_while_writing_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["c.safetensors"]
     assert restore(Tiny(), path).step == 2
 
-    (tmp_path / "c.safetensors.part").write_bytes(path.read_bytes()[:1000])  # as a power cut leaves it
+    left = tmp_path / f".c.safetensors.{'0' * 16}.part"
+    left.write_bytes(path.read_bytes()[:1000])  # as a power cut leaves it
+    os.utime(left, (0, 0))
     train(resumed := Tiny(), images, cross_entropy, **settings)
     assert same(copy(whole), copy(resumed)) and os.listdir(tmp_path) == ["c.safetensors"]
 
@@ -491,17 +494,18 @@ def test_wrong_arguments_are_named():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_killed_at_random_moments(tmp_path):
     _in_fresh_process("kills", tmp_path)
-    whole, _ = weights.read(tmp_path / "whole.safetensors")
-    killed, _ = weights.read(tmp_path / "killed.safetensors")
+    whole, _ = storage.read(tmp_path / "whole.safetensors")
+    killed, _ = storage.read(tmp_path / "killed.safetensors")
     assert len(whole["loss"]) == KILL_STEPS and same(whole, killed)
-    assert sorted(os.listdir(tmp_path)) == ["killed.safetensors", "whole.safetensors"]
+    found = [name for name in sorted(os.listdir(tmp_path)) if not re.fullmatch(r"\.killed.*\.part", name)]
+    assert found == ["killed.safetensors", "whole.safetensors"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_processes_learn_what_one_does(tmp_path):
     _in_fresh_process("processes", tmp_path)
     one, zero_of_two, one_of_two, checkpoint_of_one, checkpoint_of_two = (
-        weights.read(tmp_path / f"{name}.safetensors")[0]
+        storage.read(tmp_path / f"{name}.safetensors")[0]
         for name in ("0 of 1", "0 of 2", "1 of 2", "checkpoint 1", "checkpoint 2")
     )
     assert same(zero_of_two, one_of_two)
@@ -596,7 +600,7 @@ def _processes(folder):
         assert [step for step, _ in history.validation] == [15, 20]  # known to each process, the first one looked
         looked = torch.tensor([value for _, value in history.validation])
         state = copy(model) | {"loss": torch.tensor(history.loss), "looked": looked}
-        weights.write(Path(folder, f"{rank} of {world}.safetensors"), state, {})
+        storage.write(Path(folder, f"{rank} of {world}.safetensors"), state, {})
         if world > 1:
             torch.distributed.destroy_process_group()
 

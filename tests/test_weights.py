@@ -1,8 +1,10 @@
 """Weights files: what goes in comes out, and whatever else is in a file is refused with a helpful error."""
 
 import json
+import math
 import os
 import random
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune
 
-from minildm import weights
+from minildm import storage, weights
 from minildm.unet import UNet, residual_block
 
 MADE = {"recipe": "nuclei", "seed": 7, "dice": [0.93, 0.94], "machine": "two CPU cores"}
@@ -37,8 +40,8 @@ def shelf(tmp_path, monkeypatch):
 
 def rewrite(path, tensors=None, **changed):
     """The same file with other tensors or metadata, and a checksum that fits."""
-    found, metadata = weights.read(path)
-    return weights.write(path, found if tensors is None else tensors, metadata | changed)
+    found, metadata = storage.read(path)
+    return storage.write(path, found if tensors is None else tensors, metadata | changed)
 
 
 def test_round_trip(file):
@@ -46,7 +49,7 @@ def test_round_trip(file):
     x = torch.randn(5, 2, 6, 4, generator=torch.Generator().manual_seed(0))
     assert type(loaded) is UNet and not loaded.training and loaded.config == module.config
     assert all(p.requires_grad and p.dtype == torch.float32 for p in loaded.parameters())
-    before, after = weights.state(module), weights.state(loaded)
+    before, after = storage.state(module), storage.state(loaded)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert torch.equal(module(x), loaded(x))
     assert torch.equal(weights.load(str(file))(x), module(x))
@@ -56,9 +59,9 @@ def test_half_precision_is_half_the_file_and_is_widened(file, tmp_path):
     half = weights.save(tmp_path / "half.safetensors", unet(channels=(32, 16)), dtype=torch.float16)
     full = weights.save(tmp_path / "full.safetensors", unet(channels=(32, 16)))
     assert half.stat().st_size < 0.6 * full.stat().st_size
-    for name, tensor in weights.state(weights.load(half)).items():
+    for name, tensor in storage.state(weights.load(half)).items():
         assert tensor.dtype == torch.float32, name
-        assert torch.equal(tensor, weights.state(unet(channels=(32, 16)))[name].half().float()), name
+        assert torch.equal(tensor, storage.state(unet(channels=(32, 16)))[name].half().float()), name
     assert torch.equal(
         weights.load(weights.save(tmp_path / "b.safetensors", unet(), dtype=torch.bfloat16)).stem.weight,
         unet().stem.weight.bfloat16().float(),
@@ -178,7 +181,7 @@ def test_no_file_can_name_code_to_run(file, name):
 
 
 def test_tensors_that_do_not_fit(file):
-    tensors, metadata = weights.read(file)
+    tensors, metadata = storage.read(file)
     del tensors["stem.bias"]
     tensors["extra"] = torch.ones(1)
     tensors["head.weight"] = torch.zeros(3, 8, 1, 1)
@@ -218,16 +221,16 @@ def test_what_cannot_be_saved(tmp_path):
 def test_tied_and_whole_number_tensors(tmp_path):
     module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     module.append(module[0])
-    state = weights.state(module)
+    state = storage.state(module)
     assert list(state) == ["0.weight", "0.bias", *(f"1.{n}" for n, _ in module[1].state_dict().items())]
-    path = weights.write(tmp_path / "s.safetensors", state | {"scalar": torch.tensor(4), "none": torch.ones(0, 2)}, {})
-    tensors, metadata = weights.read(path)
+    path = storage.write(tmp_path / "s.safetensors", state | {"scalar": torch.tensor(4), "none": torch.ones(0, 2)}, {})
+    tensors, metadata = storage.read(path)
     assert metadata == {} and tensors["scalar"] == 4 and tensors["none"].shape == (0, 2)
     assert tensors["1.num_batches_tracked"].dtype == torch.int64
     del tensors["scalar"], tensors["none"]
     with torch.no_grad():
         module[0].weight.zero_()
-    weights.fill(weights.state(module), tensors, path)
+    storage.fill(storage.state(module), tensors, path)
     assert torch.equal(module[2].weight, tensors["0.weight"]) and module[0].weight.any()
 
 
@@ -245,8 +248,7 @@ def test_writing_is_atomic(file, monkeypatch):
     assert seen == [(str(file.parent), str(file.parent), True)]
     assert file.read_bytes() == whole and os.listdir(file.parent) == [file.name]
 
-    file.with_name(file.name + ".part").write_bytes(whole[:99])  # a leftover of an earlier crash
-    with safe_open(file, "pt") as reader:  # and someone reads the old file meanwhile
+    with safe_open(file, "pt") as reader:  # someone reads the old file meanwhile
         weights.save(file, unet(seed=2))
         assert torch.equal(reader.get_tensor("stem.weight"), unet().stem.weight)
     assert torch.equal(weights.load(file).stem.weight, unet(seed=2).stem.weight)
@@ -256,3 +258,99 @@ def test_writing_is_atomic(file, monkeypatch):
 
 def test_makes_the_folder(tmp_path):
     assert weights.load(weights.save(tmp_path / "a" / "b" / "u.safetensors", unet())).config == unet().config
+
+
+def test_several_modules_in_one_file(tmp_path):
+    one, other = unet(1), unet(2, channels=(4, 8))
+    tensors, metadata = {}, {}
+    for name, module in (("one", one), ("other", other)):
+        values, texts = weights.pack(module, torch.float16)
+        tensors |= {f"{name}/{key}": value for key, value in values.items()}
+        metadata[name] = json.dumps(texts)
+    tensors, metadata = storage.read(storage.write(tmp_path / "both.safetensors", tensors, metadata))
+    for name, module in (("one", one), ("other", other)):
+        values = {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
+        again = weights.unpack(values, json.loads(metadata[name]), "both")
+        assert again.config == module.config and not again.training
+        assert torch.equal(again.stem.weight, module.stem.weight.half().float())
+    with pytest.raises(ValueError, match="both does not fit this module: missing stem.weight"):
+        weights.unpack({}, json.loads(metadata["one"]), "both")
+    with pytest.raises(ValueError, match="both: its class None is none of"):
+        weights.unpack(values, {}, "both")
+
+
+def test_compiled_modules_are_saved_as_the_plain_ones(file, tmp_path):
+    whole, part = torch.compile(unet()), unet()
+    part.down = nn.ModuleList([torch.compile(block) for block in part.down]) if hasattr(part, "down") else part.down
+    part.compile()
+    for module in (whole, part):
+        path = weights.save(tmp_path / "compiled.safetensors", module, **MADE)
+        assert weights.checksum(path) == weights.checksum(file) and type(weights.load(path)) is UNet
+
+
+def weight_norm(module):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nn.utils.weight_norm(module.head)
+
+
+def adapters(module):
+    """With the names that PEFT gives to the parts of an adapted layer."""
+    layer = nn.Module()
+    layer.base_layer = module.head
+    layer.lora_A = nn.ModuleDict({"default": nn.Conv2d(8, 2, 3)})
+    layer.lora_B = nn.ModuleDict({"default": nn.Conv2d(2, 3, 1)})
+    module.head = layer
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda m: nn.utils.parametrizations.weight_norm(m.head), "parametrizations: .*remove_parametrizations.*head"),
+        (lambda m: nn.utils.parametrizations.spectral_norm(m.stem), "remove_parametrizations.*stem"),
+        (weight_norm, "remove_weight_norm"),
+        (lambda m: nn.utils.spectral_norm(m.head), "remove_spectral_norm"),
+        (lambda m: prune.l1_unstructured(m.stem, "weight", 0.5), "pruning.*stem.weight_mask"),
+        (adapters, "adapters of PEFT.*head.(base_layer|lora_A)"),
+    ],
+    ids=["parametrized", "spectral parametrized", "weight norm", "spectral norm", "pruned", "PEFT"],
+)
+def test_what_was_put_in_from_outside_is_named(change, says, tmp_path):
+    module = unet()
+    change(module)
+    with pytest.raises(ValueError, match=f"this UNet has .*{says}"):
+        weights.save(tmp_path / "u.safetensors", module)
+    with pytest.raises(ValueError, match="expected a module of class.*got DataParallel; it has a wrapper for several"):
+        weights.save(tmp_path / "u.safetensors", nn.DataParallel(unet()))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_refused(value, tmp_path):
+    module = unet()
+    with torch.no_grad():
+        module.head.bias[1] = value
+    with pytest.raises(ValueError, match="head.bias has values"):
+        weights.save(tmp_path / "u.safetensors", module)
+    with torch.device("meta"):
+        empty = unet()
+    with pytest.raises(ValueError, match="stem.weight is on the meta device.*fill the UNet"):
+        weights.save(tmp_path / "u.safetensors", empty)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
+def test_the_programs_defaults_change_nothing(file, device, dtype):
+    expected, checksum, module = weights.load(file), weights.checksum(file), unet()
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        found = weights.load(file)
+        weights.save(file, module, **MADE)
+        assert torch.get_default_dtype() == dtype and torch.get_default_device().type == device
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert weights.checksum(file) == checksum
+    for name, tensor in storage.state(found).items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, storage.state(expected)[name]), name

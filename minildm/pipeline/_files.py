@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minildm import weights
+from minildm import storage, weights
 from minildm.schedule import NoiseSchedule
 from minildm.text import Tokenizer
 
@@ -82,7 +82,7 @@ def write(
 
 def _on_shelf(name: str, part: nn.Module) -> dict[str, str]:
     """How pipeline.json names shipped weights, which must be the part's own."""
-    theirs, mine = weights.state(weights.load(name)), weights.state(part)
+    theirs, mine = storage.state(weights.load(name)), storage.state(part)
     if theirs.keys() != mine.keys() or not all(torch.equal(theirs[key], mine[key].cpu()) for key in mine):
         raise ValueError(f"the pipeline's weights are not those that ship as {name!r}: leave it out of `shipped`")
     return {"weights": name, "checksum": weights.checksum(name)}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minildm import data, geneval, weights
+from minildm import data, geneval, storage, weights
 from minildm.autoencoder import AutoencoderKL
 from minildm.data import sprites
 from minildm.data._cache import cached
@@ -67,7 +67,7 @@ def latents(vae: AutoencoderKL, task: str, n: int, seed: int = TRAIN_SEED, split
     They lie in the cache folder, `data.scenes` says where that is, under a name that changes with the autoencoder.
     """
     values = hashlib.sha256()
-    for name, tensor in sorted(weights.state(vae).items()):
+    for name, tensor in sorted(storage.state(vae).items()):
         values.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     key = dict(task=task, n=n, seed=seed, split=split, size=SIZE, content=CONTENT, sprites=sprites.version())
     key |= dict(vae=values.hexdigest(), scale_factor=vae.scale_factor)
@@ -81,11 +81,11 @@ def latents(vae: AutoencoderKL, task: str, n: int, seed: int = TRAIN_SEED, split
             wording = np.random.default_rng((seed, start)).random
             for language, said in captions.items():
                 said += [data.caption(prompt, language, wording) for prompt in scenes.prompts]
-        weights.write(folder / "latents.safetensors", {"z": torch.cat(parts)}, {})
+        storage.write(folder / "latents.safetensors", {"z": torch.cat(parts)}, {})
         (folder / "captions.json").write_text(json.dumps(captions), encoding="utf-8")
 
     folder = cached("latents", key, build)
-    z, _ = weights.read(folder / "latents.safetensors")
+    z, _ = storage.read(folder / "latents.safetensors")
     return Latents(z["z"], json.loads((folder / "captions.json").read_text(encoding="utf-8")))
 
 
