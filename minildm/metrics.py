@@ -6,62 +6,82 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minildm.data.masks import labels
 from minildm.optional import require
 from minildm.tensors import to_pictures
 
 
-def _same_shape(true: np.ndarray, pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    true, pred = np.asarray(true), np.asarray(pred)
-    if true.shape != pred.shape or true.ndim != 2:
+def _label_pair(true: np.ndarray, pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    true, pred = labels(true), labels(pred)
+    if true.shape != pred.shape:
         raise ValueError(f"expected two masks of one shape (h, w), got {true.shape} and {pred.shape}")
     return true, pred
 
 
 def dice(true: np.ndarray, pred: np.ndarray) -> float:
-    """Overlap of two foregrounds, 2|A∩B| / (|A| + |B|), between 0 and 1; 1 when both are empty.
+    """Dice coefficient of two foregrounds, 2|A∩B| / (|A| + |B|), between 0 and 1; 1 when both are empty.
 
-    true, pred: (h, w) bool, or labels with 0 = background.  Source: Dice (1945).
+    It is the F1 score of the pixels: the harmonic mean of precision |A∩B| / |pred| and recall |A∩B| / |true|.
+    true, pred: (h, w) bool, or labels as `data.masks.labels` takes them, 0 = background.
+    Raises ValueError for two shapes, and for what holds no labels, such as probabilities.  Source: Dice (1945).
     """
-    true, pred = (mask > 0 for mask in _same_shape(true, pred))
+    true, pred = (mask > 0 for mask in _label_pair(true, pred))
     total = true.sum() + pred.sum()
     return float(2 * (true & pred).sum() / total) if total else 1.0
 
 
 def average_precision(true: np.ndarray, pred: np.ndarray, iou: float = 0.5) -> float:
-    """Share of instances found, TP / (TP + FP + FN): the 2018 Data Science Bowl's precision at one threshold.
+    """Average precision at one threshold as the 2018 Data Science Bowl defined it, TP / (TP + FP + FN).
 
-    true, pred: (h, w) int labels, 0 = background. A predicted instance is a true positive (TP) when its
-    intersection over union with a true one is at least `iou`, each counted once. Computed by `stardist.matching`.
+    Elsewhere this is the threat score; it is no area under a curve of precision and recall, and at most either of
+    them, which are TP / (TP + FP) and TP / (TP + FN). Between 0 and 1; 1 when neither mask holds an instance.
+    true, pred: (h, w) labels as `data.masks.labels` takes them. A predicted instance is a true positive (TP) when its
+    intersection over union with a true one is at least `iou`, in (0, 1], each counted once.
+    Raises ValueError for two shapes, for what holds no labels, and another `iou`.  Computed by `stardist.matching`.
     """
     matching = require("stardist.matching").matching
-    true, pred = _same_shape(true, pred)
-    return float(matching(true.astype(np.int32), pred.astype(np.int32), thresh=iou).accuracy)
+    true, pred = _label_pair(true, pred)
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou must be above 0 and at most 1, got {iou}")
+    if not true.any() and not pred.any():
+        return 1.0
+    return float(matching(true, pred, thresh=iou).accuracy)
 
 
 def border_f1(true: np.ndarray, pred: np.ndarray, tolerance: float = 1.0) -> float:
-    """How precisely the outlines agree: F1 of outline pixels that lie within `tolerance` pixels of the other's.
+    """Boundary F1 score: how precisely the outlines agree, between 0 and 1.
 
-    true, pred: (h, w) int labels, 0 = background. The outline of an instance is made of its outermost pixels.
+    The harmonic mean of precision, the share of predicted outline pixels that lie within `tolerance` pixels of a true
+    one, and of recall, the share of true ones that lie so near a predicted one. The outline of an instance is made of
+    its outermost pixels; the edge of the picture is no outline. Where neither mask has an outline, because nothing or
+    one instance fills the picture, it is 1 if the foregrounds agree and 0 if not; where one has none, 0.
+    true, pred: (h, w) labels as `data.masks.labels` takes them.
+    Raises ValueError for two shapes, for what holds no labels, and a tolerance below 0.
     Source: Csurka et al., "What is a good evaluation measure for semantic segmentation?" (2013).
     """
     distance = require("scipy.ndimage").distance_transform_edt
     find_boundaries = require("skimage.segmentation").find_boundaries
-    outlines = [find_boundaries(mask, mode="inner") for mask in _same_shape(true, pred)]
-    if not all(outline.any() for outline in outlines):
-        return float(not any(outline.any() for outline in outlines))
-    true_line, pred_line = outlines
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0 pixels, got {tolerance}")
+    true, pred = _label_pair(true, pred)
+    true_line, pred_line = (find_boundaries(mask, mode="inner") for mask in (true, pred))
+    if not true_line.any() and not pred_line.any():
+        return float(np.array_equal(true > 0, pred > 0))
+    if not true_line.any() or not pred_line.any():
+        return 0.0
     precision = (distance(~true_line)[pred_line] <= tolerance).mean()
     recall = (distance(~pred_line)[true_line] <= tolerance).mean()
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
 def pointing_game(maps: Tensor, masks: Tensor, margin: float = 0) -> Tensor:
-    """Whether each map is largest inside its mask, or at most `margin` pixels away from it. -> (b,) bool
+    """Pointing game: whether each map is largest inside its mask, or at most `margin` pixels away. -> (b,) bool
 
-    maps: (b, h, w), of any range.  masks: (b, h, w) bool, none of them empty.
+    maps: (b, h, w), finite, of any range; of several largest pixels the first counts.
+    masks: (b, h, w) bool, none of them empty.
     A pixel chosen at random wins as often as it covers of the picture: the mask, grown by the margin.
     Source: Zhang et al., "Top-down Neural Attention by Excitation Backprop" (2016), section 4.2.
-    Raises ValueError for other shapes, and for an empty mask.
+    Raises ValueError for other shapes, for maps that are not finite, and for an empty mask.
     """
     maps, masks = _maps(maps, masks)
     distance = require("scipy.ndimage").distance_transform_edt
@@ -71,13 +91,17 @@ def pointing_game(maps: Tensor, masks: Tensor, margin: float = 0) -> Tensor:
 
 
 def map_iou(maps: Tensor, masks: Tensor, quantile: float = 0.9) -> Tensor:
-    """How well the bright part of each map covers its mask: intersection over union, from 0 to 1. -> (b,)
+    """Intersection over union of the bright part of each map and its mask, from 0 to 1. -> (b,)
 
     maps, masks: as in `pointing_game`.  quantile: what exceeds this quantile of its own map is bright: 0.9 is the
     brightest tenth of a picture, wherever it lies and however faint it is. Of a map that is equal everywhere, nothing.
-    Raises ValueError for other shapes, and for an empty mask.
+    Raises ValueError for other shapes, for maps that are not finite, an empty mask, and a quantile outside [0, 1].
     """
     maps, masks = _maps(maps, masks)
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile must lie in [0, 1], got {quantile}")
+    if not len(maps):
+        return maps.new_zeros(0)
     bright = maps > maps.flatten(1).quantile(quantile, dim=1)[:, None, None]
     return (bright & masks).sum((1, 2)) / (bright | masks).sum((1, 2))
 
@@ -90,6 +114,8 @@ def _maps(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         )
     if not masks.flatten(1).any(1).all():
         raise ValueError("expected masks that hold something: leave out what is not in the picture")
+    if not maps.isfinite().all():
+        raise ValueError(f"expected finite maps, got {(~maps.isfinite()).sum()} values that are not")
     return maps.float(), masks
 
 
@@ -130,12 +156,12 @@ def _pictures_of_one_shape(true: Tensor, pred: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frechet_distance(made: Tensor, real: Tensor) -> float:
-    """How far a set of pictures is from a set of real ones, if their features were normally distributed; 0 if equal.
+    """Fréchet distance of two sets of features, as if they were normally distributed; 0 if their moments are equal.
 
     made: (n, d), real: (m, d) features of pictures, as from `judge.features`, at least two of each.
     |mean - mean'|² + tr(C + C' - 2 (C C')^½), where C, C' are the covariances. The fewer the pictures, the larger it
     comes out: compare distances of equal n and m alone, such as the floor beside it in `compare`.
-    Raises ValueError for features of another shape.
+    Raises ValueError for features of another shape, and for what is not finite or too large to be squared.
     Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (2017), equation 6; there with Inception's
     features, here with those that are given.
     """
@@ -146,17 +172,17 @@ def frechet_distance(made: Tensor, real: Tensor) -> float:
     roots = [torch.linalg.qr((x - x.mean(0)) / (len(x) - 1) ** 0.5, mode="r").R for x in (made, real)]
     shared = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
     total = sum(root.square().sum() for root in roots)  # the trace of C is the sum of R's squares
-    return max(0.0, float(shift + total - 2 * shared))
+    return max(0.0, _finite(shift + total - 2 * shared))
 
 
 def kernel_distance(made: Tensor, real: Tensor) -> float:
-    """How far a set of pictures is from a set of real ones, by their features: 0 for two samples of one distribution.
+    """Kernel distance (MMD²) of two sets of features: 0, on average, for two samples of one distribution.
 
     made: (n, d), real: (m, d) features of pictures, as from `judge.features`, at least two of each. Both are shifted
     and scaled so that the real ones have mean 0 and standard deviation 1 in each feature.
     The estimate does not grow or shrink with n and m, only its scatter does, so it can fall below 0. It means nothing
     without its extractor, and little without the same distance between two halves of the real set beside it.
-    Raises ValueError for features of another shape.
+    Raises ValueError for features of another shape, and for what is not finite or too large to be cubed.
     Source: Binkowski et al., "Demystifying MMD GANs" (2018), section 3, cubic kernel.
     """
     made, real = _features(made, real)
@@ -170,7 +196,13 @@ def kernel_distance(made: Tensor, real: Tensor) -> float:
         k = kernel(a, a)
         return (k.sum() - k.trace()) / (len(a) * (len(a) - 1))
 
-    return float(within(made) + within(real) - 2 * kernel(made, real).mean())
+    return _finite(within(made) + within(real) - 2 * kernel(made, real).mean())
+
+
+def _finite(distance: Tensor) -> float:
+    if not distance.isfinite():
+        raise ValueError("the features are so large that the distance is no finite number: scale both sets down")
+    return float(distance)
 
 
 def _features(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,7 +237,7 @@ class Comparison(NamedTuple):
 
 
 def compare(made: Tensor, real: Tensor, extractor: str) -> Comparison:
-    """Measure pictures by `frechet_distance` and `kernel_distance`, and as many real ones in the same way: the floor.
+    """Fréchet and kernel distance of pictures from real ones, and the floor of both: as many real ones, measured alike.
 
     made: (n, d) features of the pictures.  real: (m, d) those of m >= 2 n real pictures: n of them, drawn at random
     and always the same, are measured for the floor; the other m - n are what both are measured against.

@@ -81,6 +81,19 @@ def to_pictures(images: Tensor | Sequence, channels: int = 3) -> Tensor:
     return images
 
 
+@contextmanager
+def evaluating(*modules: torch.nn.Module) -> Iterator[None]:
+    """Inside, all parts of the modules are in eval mode; afterwards each part is in the mode that it was in."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def count_parameters(module: torch.nn.Module) -> int:
     """How many numbers training can change in `module`."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)

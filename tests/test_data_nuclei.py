@@ -1,5 +1,6 @@
 import importlib.util
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,16 @@ def test_raw_image_and_labels_as_stardist_ships_them(row):
 def test_there_are_125_nuclei(row):
     assert len(data.nuclei()) == 1
     assert len(set(row["mask"].ravel().tolist()) - {0}) == 125
+
+
+def test_what_the_card_says_of_the_brightest_pixels(row):
+    image, mask = row["image"], row["mask"]
+    bright = image > 150
+    assert bright.sum() == 1427 and (mask[bright] > 0).all() and bright[:, :128].sum() == 1176
+    median = np.median([np.median(image[mask == k]) for k in np.unique(mask)[1:]])
+    assert (median, image.max()) == (62, 235)
+    card = (Path(__file__).parents[1] / "data" / "nuclei.md").read_text(encoding="utf-8")
+    assert "1,427 pixels above 150" in card and "3.8 times" in card and "median nucleus (62)" in card
 
 
 def test_a_column_alone_and_other_formats(row):

@@ -71,6 +71,30 @@ def test_refuses_masks_of_two_shapes(metric):
         metric(np.zeros((4, 6), int), np.zeros((6, 4), int))
 
 
+@pytest.mark.parametrize("iou", [0.5, 1.0])
+def test_empty_and_full_masks(iou):
+    none, full, one = np.zeros((12, 20), int), np.ones((12, 20), int), square((2, 2))
+    assert average_precision(none, none, iou) == dice(none, none) == border_f1(none, none) == 1
+    assert average_precision(full, full, iou) == dice(full, full) == border_f1(full, full * 7) == 1
+    for other in (full, one):
+        for pair in ((none, other), (other, none)):
+            assert average_precision(*pair, iou) == dice(*pair) == border_f1(*pair) == 0
+    assert average_precision(one, full, iou) == border_f1(one, full) == border_f1(full, one) == 0
+    assert dice(one, full) == pytest.approx(2 * 16 / (16 + 240))
+
+
+@pytest.mark.parametrize("iou", [0, -0.5, 1.1, math.nan])
+def test_average_precision_needs_a_threshold(iou):
+    with pytest.raises(ValueError, match="iou must be above 0 and at most 1"):
+        average_precision(square((2, 2)), square((2, 2)), iou)
+
+
+@pytest.mark.parametrize("tolerance", [-1, math.nan])
+def test_border_f1_needs_a_tolerance(tolerance):
+    with pytest.raises(ValueError, match="tolerance must be at least 0"):
+        border_f1(square((2, 2)), square((2, 2)), tolerance)
+
+
 def draw(n, seed, shift=0.0):
     return torch.randn(n, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
 
@@ -110,9 +134,21 @@ def test_maps_need_masks_that_fit_and_hold_something(metric):
         metric(maps, masks.mT)
     with pytest.raises(ValueError, match="the masks bool, .* of torch.uint8"):
         metric(maps, masks.byte())
+    for value in (math.nan, math.inf, -math.inf):
+        broken = maps.clone()
+        broken[1, 2, 3] = value
+        with pytest.raises(ValueError, match="finite maps, got 1 values that are not"):
+            metric(broken, masks)
+    assert metric(maps[:0], masks[:0]).shape == (0,)
     masks[1] = False
     with pytest.raises(ValueError, match="masks that hold something"):
         metric(maps, masks)
+
+
+@pytest.mark.parametrize("quantile", [-0.1, 1.5, math.nan])
+def test_the_iou_of_a_map_needs_a_quantile(quantile):
+    with pytest.raises(ValueError, match=r"quantile must lie in \[0, 1\]"):
+        map_iou(torch.rand(2, 4, 5), torch.ones(2, 4, 5, dtype=torch.bool), quantile)
 
 
 def test_kernel_distance_equals_the_reference_on_sets_of_one_size():
@@ -252,6 +288,19 @@ def test_distances_refuse_what_is_no_number(measure):
     broken[1, 2] = math.nan
     with pytest.raises(ValueError, match="1 that are not, in real"):
         measure(draw(4, 2), broken)
+
+
+@pytest.mark.parametrize("measure", [frechet_distance, kernel_distance])
+@pytest.mark.parametrize("scale", [1e200, 1e300])
+def test_distances_that_overflow_are_not_zero(measure, scale):
+    with pytest.raises(ValueError, match="scale both sets down"):
+        measure(draw(5, 1) * scale, draw(5, 2))
+
+
+@pytest.mark.parametrize("measure", [frechet_distance, kernel_distance])
+def test_distances_of_constant_features(measure):
+    same = torch.ones(4, 3)
+    assert measure(same, same) == pytest.approx(0, abs=1e-9) and measure(same + 1, same) > 0.5
 
 
 def test_compare_measures_samples_and_the_floor_with_the_same_counts():

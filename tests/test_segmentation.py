@@ -176,8 +176,121 @@ def test_classical_finds_discs():
         assert metrics.average_precision(TOUCHING, classical(image, block), 0.5) == 1
 
 
-@pytest.mark.parametrize("mask", [np.zeros((2, 3, 4), int), np.zeros((3, 4)), np.full((3, 4), -1)])
-def test_labels_are_checked(mask):
-    for function in (depth, border_weights):
-        with pytest.raises(ValueError, match="expected labels"):
-            function(mask)
+def test_classical_needs_a_grey_image():
+    with pytest.raises(ValueError, match=r"grey image \(h, w\), got shape \(8, 8, 3\).*mean"):
+        classical(np.zeros((8, 8, 3)))
+
+
+@pytest.mark.parametrize("offset", [0.0, 2.0**31, -(2.0**31), 2.0**40, 1e9])
+def test_normalise_does_not_mind_a_large_offset(offset):
+    image = np.random.default_rng(0).integers(0, 100, (32, 32)) / 4
+    assert np.abs(normalise(image + offset) - normalise(image)).max() < 1e-5
+
+
+@pytest.mark.parametrize("lowest, dtype", [(2**63 - 200, np.int64), (-(2**63), np.int64), (2**64 - 200, np.uint64)])
+def test_normalise_is_exact_for_the_largest_integers(lowest, dtype):
+    image = np.random.default_rng(0).integers(0, 200, (32, 32))
+    large = np.array([lowest + value for value in image.ravel().tolist()], dtype).reshape(image.shape)
+    assert np.array_equal(normalise(large), normalise(image))
+
+
+@pytest.mark.parametrize("scale", [1e300, -1e300, 1e-300, 1e-318, 1.7e308])
+def test_normalise_takes_any_finite_range(scale):
+    image = np.random.default_rng(0).integers(-100, 101, (32, 32)) / 100
+    assert np.abs(normalise(image * scale) - normalise(image * np.sign(scale))).max() < 1e-3  # 1e-318 has few digits
+
+
+def test_normalise_stays_finite_where_one_value_is_off_the_scale():
+    image = np.random.default_rng(0).random((32, 32))
+    for outlier in (1e300, 1.7e308, -1e300):
+        image[3, 4] = outlier
+        assert np.isfinite(normalise(image)).all()
+    assert (normalise(np.full((3, 4), True)) == -1).all() and normalise(np.eye(30, dtype=bool)).max() == 1
+
+
+def test_normalise_keeps_the_channels_of_a_colour_image_in_proportion():
+    grey = np.random.default_rng(0).integers(0, 200, (30, 40)).astype(np.uint8)
+    same = np.stack([grey] * 3, -1)
+    assert np.abs(normalise(same) - normalise(grey)[..., None]).max() < 0.01  # the quantiles of as many values thrice
+    x = normalise(np.stack([grey, grey, grey // 4], -1))
+    assert x.shape == (30, 40, 3) and x[..., 2].mean() < x[..., 0].mean() - 0.5
+    for shape in ((4, 4, 4), (4, 4, 1), (4, 4, 2), (1, 4, 4, 3)):
+        with pytest.raises(ValueError, match=r"colour \(h, w, 3\) or grey \(h, w\)"):
+            normalise(np.zeros(shape))
+
+
+def test_instances_where_the_foreground_fills_the_image():
+    for height in (0.3, 1.0):
+        assert (instances(np.ones((40, 50)), np.full((40, 50), height)) == 1).all()
+    assert (instances(np.ones((40, 50)), depth(np.ones((40, 50), int))) == 1).all()
+
+
+@pytest.mark.parametrize(
+    "foreground, deep, says",
+    [
+        (np.ones((4, 5)), np.ones((5, 4)), r"one shape \(h, w\), got \(4, 5\) and \(5, 4\)"),
+        (np.ones((2, 4, 5)), np.ones((2, 4, 5)), "one shape"),
+        (np.full((4, 5), np.nan), np.ones((4, 5)), "finite maps"),
+        (np.ones((4, 5)), np.full((4, 5), np.inf), "finite maps"),
+    ],
+)
+def test_instances_say_what_they_need(foreground, deep, says):
+    with pytest.raises(ValueError, match=says):
+        instances(foreground, deep)
+
+
+def test_predict_puts_back_the_mode_of_each_part(network):
+    parts = {"all": network.train()}
+    network.middle.eval()
+    network.down[1].eval()
+    modes = [part.training for part in parts["all"].modules()]
+    assert len(set(modes)) == 2
+    predict(network, np.random.default_rng(0).random((8, 8)), 1)
+    assert [part.training for part in network.modules()] == modes
+    with pytest.raises(ValueError, match="finite intensities"):
+        predict(network, np.full((8, 8), np.nan))
+    handle = network.head.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict(network, np.zeros((8, 8)), 1)
+    handle.remove()
+    assert [part.training for part in network.modules()] == modes
+    network.eval()
+
+
+def test_a_network_of_colour_segments_colour_and_grey():
+    with seeded(0):
+        network = UNet(3, 2, (4, 8)).eval()
+    grey = np.random.default_rng(0).integers(0, 200, (21, 30)).astype(np.uint16)
+    colour = np.stack([grey, grey[::-1], grey[:, ::-1]], -1)
+    assert segment(network, colour).shape == (21, 30)
+    foreground, deep = predict(network, colour)
+    assert foreground.shape == deep.shape == (21, 30)
+    turned = predict(network, np.rot90(colour).copy())
+    assert np.abs(np.rot90(np.stack([foreground, deep]), axes=(1, 2)) - turned).max() < 1e-5
+    assert np.array_equal(predict(network, grey), predict(network, np.stack([grey] * 3, -1)))
+    assert np.abs(predict(network, grey) - predict(network, colour)).max() > 1e-4
+
+
+def test_a_network_of_grey_takes_colour_only_where_there_is_none(network):
+    grey = np.random.default_rng(0).integers(0, 200, (16, 20)).astype(np.uint8)
+    assert np.array_equal(predict(network, np.stack([grey] * 3, -1)), predict(network, grey))
+    with pytest.raises(ValueError, match=r"1 input channels, got one of 3: make it grey by image.mean\(-1\)"):
+        segment(network, np.stack([grey, grey, grey // 2], -1))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_with_damaged_weights_finds_not_nothing_but_an_error(value):
+    with seeded(0):
+        network = UNet(1, 2, (4,))
+    with torch.no_grad():
+        network.head.bias.fill_(value)
+    with pytest.raises(ValueError, match="not finite numbers: its weights are damaged"):
+        segment(network, np.zeros((8, 8)))
+
+
+def test_predict_in_half_precision(network):
+    image = np.random.default_rng(0).random((16, 16))
+    whole = predict(network, image)
+    half = predict(network.to(torch.bfloat16), image)
+    network.float()
+    assert half.dtype == np.float32 and np.abs(half - whole).max() < 0.1
