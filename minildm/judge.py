@@ -6,6 +6,7 @@ Framework for Evaluating Text-to-Image Alignment" (2023).
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from minildm import weights
 from minildm.data import VOCABULARY, Prompt, parse
 from minildm.data.scenes import bounding_box
 from minildm.optional import require
-from minildm.tensors import to_pictures
+from minildm.tensors import check_images, evaluating, to_pictures
 
 SPECK = 12  # pixels of a 64×64 picture: less than that is no object
 
@@ -32,11 +33,13 @@ class Found(NamedTuple):
 
 
 def inspect(images: Tensor | Sequence, model: nn.Module | None = None) -> list[list[Found]]:
-    """For each picture, the objects in it, from left to right.
+    """Object detection: for each picture, the objects in it, from left to right.
 
-    images: a tensor (b, 3, h, w) in [0, 1], or a list of PIL pictures of one size; the judge knows 64×64.
+    images: a tensor (b, 3, h, w) in [0, 1], or a list of PIL pictures of one size; the judge knows 64×64. Their sides
+        are multiples of what the network divides them by (8 for the shipped judge), and at least twice as long.
     model: a `UNet(3, 1 + len(VOCABULARY), ...)` whose outputs are ground and names; by default the shipped judge.
-    Raises ValueError for images of another shape or range.
+    Raises ValueError for images of another shape or range, for a network of another number of outputs, and where
+    `data.VOCABULARY` is not what the shipped judge learned.
     """
     model = _shipped() if model is None else model
     classes = class_map(model, to_pictures(images))
@@ -44,7 +47,7 @@ def inspect(images: Tensor | Sequence, model: nn.Module | None = None) -> list[l
 
 
 def score(images: Tensor | Sequence, prompts: Sequence[str | Prompt], model: nn.Module | None = None) -> list[bool]:
-    """For each picture, whether it shows what its prompt asks for and nothing else: whether `faults` finds none.
+    """GenEval's verdict: for each picture, whether it shows what its prompt asks for and nothing else, no `faults`.
 
     images, model: as in `inspect`.  prompts: captions in English or Chinese, as `data.parse` reads them, or Prompts;
     one for each picture, or a single one for all.
@@ -62,7 +65,7 @@ def score(images: Tensor | Sequence, prompts: Sequence[str | Prompt], model: nn.
 
 
 def faults(found: Sequence[Found], prompt: Prompt) -> list[str]:
-    """What is wrong with a picture in which `found` was seen, given its prompt: some of FAULTS, or nothing.
+    """GenEval's errors: what is wrong with a picture in which `found` was seen, given its prompt; some of FAULTS.
 
     "missing": fewer of a named object than asked for. A heart of another colour is no red heart: it is not asked for.
     "too many": more of a named object than asked for.  "not asked for": an object that the prompt does not name.
@@ -85,8 +88,9 @@ def faults(found: Sequence[Found], prompt: Prompt) -> list[str]:
 
 
 def relations(a: Sequence[int], b: Sequence[int]) -> set[str]:
-    """Where box a stands, seen from box b: one of `data.RELATIONS`, two where it is diagonal, none if they are close.
+    """Spatial relations: where box a stands, seen from box b.
 
+    One of `data.RELATIONS`, two where it is diagonal, none if they are close.
     Boxes are x0, y0, x1, y1.  The centres must differ along an axis by more than a tenth of both boxes' sides
     together, and what they differ by beyond that must be more than half the distance of the centres. So a may stand
     off the axis by nearly 60° if it is far from b, by less if it is close; the scenes themselves stay within 27°.
@@ -102,27 +106,54 @@ def relations(a: Sequence[int], b: Sequence[int]) -> set[str]:
 
 @torch.no_grad()
 def class_map(model: nn.Module, images: Tensor) -> np.ndarray:
-    """The likeliest class of each pixel: 0 = ground, i + 1 = VOCABULARY[i]. (b, 3, h, w) in [0, 1] -> (b, h, w)"""
-    return torch.cat([model(part).argmax(1) for part in _parts(model, images)]).cpu().numpy()
+    """Semantic segmentation, the likeliest class of each pixel: 0 = ground, i + 1 = VOCABULARY[i].
+
+    images: (b, 3, h, w) in [0, 1].  Returns (b, h, w) int64.  Raises ValueError as `inspect` does.
+    """
+    with evaluating(model):
+        maps = [_classes(model(part)) for part in _parts(model, images)]
+    return torch.cat(maps).cpu().numpy()
+
+
+def _classes(scores: Tensor) -> Tensor:
+    if scores.shape[1] != 1 + len(VOCABULARY):
+        raise ValueError(
+            f"expected a network of {1 + len(VOCABULARY)} outputs, the ground and the {len(VOCABULARY)} names of "
+            f"data.VOCABULARY, got {scores.shape[1]}: train it anew with the vocabulary that is used"
+        )
+    if not scores.isfinite().all():
+        raise ValueError("the judge's answers are not finite numbers: its weights are damaged, or its training failed")
+    return scores.argmax(1)
 
 
 @torch.no_grad()
 def features(images: Tensor | Sequence, model: nn.Module | None = None) -> Tensor:
-    """What the judge's encoder makes of each picture, for the distances of `metrics`. -> (b, 2 * channels[-1])
+    """Features of pictures for the distances of `metrics`, from the judge's encoder. -> (b, 2 * channels[-1])
 
-    The mean and the standard deviation over the picture of its coarsest feature map.  images, model: as in `inspect`.
+    The mean and the standard deviation over the picture of its coarsest feature map.  images: as in `inspect`.
+    model: any UNet; by default the shipped judge.  Raises ValueError for images of another shape or range.
     """
     model = _shipped() if model is None else model
-    maps = torch.cat([model.encode(part)[-1] for part in _parts(model, to_pictures(images))]).flatten(2)  # (b, c, h w)
+    with evaluating(model):
+        maps = torch.cat([model.encode(part)[-1] for part in _parts(model, to_pictures(images))])
+    maps = maps.flatten(2)  # (b, c, h w)
     return torch.cat([maps.mean(2), maps.std(2)], dim=1)
 
 
 def objects(classes: np.ndarray) -> list[Found]:
-    """Part a class map (h, w) into objects: pixels that hang together belong to one, and it has their commonest name.
+    """Connected components of a class map (h, w), the objects: each has the commonest name of its pixels.
 
     Where two names each hold a quarter of a connected region or more, they are two objects that touch. What is ten
     times smaller than another object of its name is a part that stands apart from it, such as a crab's eye.
+    Raises ValueError unless the classes are whole numbers from 0, the ground, to len(VOCABULARY).
     """
+    classes = np.asarray(classes)
+    if classes.ndim != 2 or not classes.size or classes.dtype.kind not in "bui":
+        raise ValueError(f"expected classes (h, w) of whole numbers, got shape {classes.shape}, dtype {classes.dtype}")
+    if classes.min() < 0 or classes.max() > len(VOCABULARY):
+        found = f"{classes.min()} to {classes.max()}"
+        raise ValueError(f"expected classes from 0, the ground, to {len(VOCABULARY)}, got {found}")
+    classes = classes.astype(np.int64)
     label = require("scipy.ndimage").label
     near = np.ones((3, 3))  # pixels hang together across corners too
     speck = SPECK * classes.size / 64**2
@@ -143,12 +174,25 @@ def objects(classes: np.ndarray) -> list[Found]:
     return sorted((one for one in found if one.mask.sum() * 10 > largest[one.name]), key=lambda one: one.box)
 
 
-def _parts(model, images):
+def _parts(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     """Pictures as the judge takes them, in [-1, 1] and where it is; a few at a time, so that memory stays small."""
+    multiple = getattr(model, "multiple", 1)
+    check_images(images, 3, multiple)
+    h, w = images.shape[2:]
+    if min(h, w) < 2 * multiple:  # a coarsest map of one pixel has no spread, and no room for an object and its ground
+        side = 2 * multiple
+        raise ValueError(f"expected pictures of at least {side}×{side} pixels, got {h}×{w}: scale them up")
     parameter = next(model.parameters())
     return images.to(parameter.device, parameter.dtype).mul(2).sub(1).split(64)
 
 
 @cache
 def _shipped() -> nn.Module:
+    learned = weights.record("scenes-judge").get("vocabulary", [])
+    for number, (old, new) in enumerate(zip_longest(learned, VOCABULARY), start=1):
+        if old != new:
+            raise ValueError(
+                f"the shipped judge learned other classes than data.VOCABULARY names: class {number} was {old!r} and "
+                f"is {new!r} now; train it anew, minildm train scenes-judge, or hand over a judge of your own as model"
+            )
     return weights.load("scenes-judge")

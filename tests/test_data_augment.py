@@ -88,6 +88,47 @@ def test_the_same_generator_gives_the_same_batch_and_light_changes_the_picture_a
     assert torch.equal(dark["depth"], one["depth"]) and not torch.equal(dark["image"], one["image"])
 
 
+def test_colour_and_pieces_of_several_sizes():
+    def piece(h, w, value):
+        grey = ramp(h, w)
+        return {"weight": grey, "image": np.stack([grey, grey + 5e5, np.full((h, w), value)], -1), "depth": grey}
+
+    pieces = [piece(30, 40, 1.0), piece(64, 20, 3.0), piece(12, 12, 5.0)]
+    tensors = Crops(pieces, size=16, light=0, zoom=0)(rng(), 60)
+    assert {k: tuple(v.shape) for k, v in tensors.items()} == {
+        "image": (60, 3, 16, 16), "depth": (60, 16, 16), "weight": (60, 16, 16)
+    }  # fmt: skip
+    red, green, blue = tensors["image"].unbind(1)
+    assert torch.equal(tensors["depth"], tensors["weight"])
+    assert (green - red - 5e5).abs().max() < 1 and {round(v) for v in blue.unique().tolist()} == {1, 3, 5}
+    assert (red - tensors["depth"]).abs().quantile(0.95) <= 0.5 * 1001
+    lit = Crops(pieces, size=16)(rng(), 60)["image"]
+    assert lit.shape == (60, 3, 16, 16) and not torch.equal(lit, tensors["image"])
+
+
+def test_grey_crops_are_those_of_one_channel_of_colour():
+    image = ramp(40, 50) / 4e4
+    colour = np.stack([image, -image, image], -1)
+    grey, colour = (Crops([{"image": x, "depth": image}], size=16, light=0)(rng(3), 5) for x in (image, colour))
+    assert torch.equal(grey["image"][:, 0], colour["image"][:, 2]) and torch.equal(grey["depth"], colour["depth"])
+
+
+@pytest.mark.parametrize(
+    "pieces, says",
+    [
+        ([{"image": ramp(4, 5), "depth": ramp(5, 4)}], r"in piece 0 an image of \(4, 5\), \{'depth': \(5, 4\)\}"),
+        ([{"image": ramp(4, 5)}, {"image": np.zeros((4, 5, 3))}], "all grey .* or all in colour"),
+        ([{"image": ramp(4, 5)}, {"image": np.zeros((4, 5, 4))}], r"in piece 1 an image of \(4, 5, 4\)"),
+        ([{"image": np.zeros((4, 5, 3)), "depth": np.zeros((4, 5, 3))}], "maps .* of its size"),
+        ([{"image": np.zeros(4)}], "in piece 0"),
+        ([{"image": np.zeros((0, 4))}], "in piece 0"),
+    ],
+)
+def test_pieces_must_fit(pieces, says):
+    with pytest.raises(ValueError, match=says):
+        Crops(pieces)
+
+
 @pytest.mark.parametrize(
     "pieces", [[], [{"depth": ramp(4, 4)}], [{"image": ramp(4, 4)}, {"image": ramp(4, 4), "a": ramp(4, 4)}]]
 )

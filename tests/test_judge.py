@@ -210,3 +210,95 @@ def test_features_are_the_statistics_of_the_coarsest_map():
     assert torch.allclose(found[66, 8:], coarsest.flatten(1).std(1), atol=1e-6)
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         judge.features(images * 2 - 1, model)
+
+
+LOOKS = pytest.mark.parametrize("look", [judge.inspect, judge.features, lambda x: judge.score(x, "a cat")])
+
+
+@LOOKS
+@pytest.mark.parametrize(
+    "shape, says",
+    [
+        ((8, 8), "at least 16×16 pixels, got 8×8: scale them up"),
+        ((8, 64), "at least 16×16 pixels, got 8×64"),
+        ((64, 8), "at least 16×16 pixels, got 64×8"),
+        ((12, 20), "divisible by 8.*got 12×20: pad or resize it to 16×24"),
+        ((17, 64), "divisible by 8"),
+    ],
+)
+def test_all_that_looks_refuses_the_same_sizes(look, shape, says):
+    with pytest.raises(ValueError, match=says):
+        look(torch.rand(2, 3, *shape))
+
+
+@LOOKS
+@pytest.mark.parametrize("shape", [(16, 16), (16, 40), (64, 24)])
+def test_all_that_looks_takes_the_same_sizes(look, shape):
+    found = look(torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0)))
+    assert len(found) == 2 and (not isinstance(found, torch.Tensor) or found.isfinite().all())
+
+
+def test_looking_leaves_each_part_in_its_mode():
+    with seeded(0):
+        model = UNet(3, 1 + len(VOCABULARY), channels=(4, 8)).train()
+    model.middle.eval()
+    modes = [part.training for part in model.modules()]
+    judge.inspect(torch.rand(1, 3, 8, 8), model)
+    judge.features(torch.rand(1, 3, 8, 8), model)
+    assert [part.training for part in model.modules()] == modes and len(set(modes)) == 2
+
+
+def test_a_judge_with_damaged_weights_sees_not_nothing_but_an_error():
+    with seeded(0):
+        model = UNet(3, 1 + len(VOCABULARY), channels=(4, 8))
+    with torch.no_grad():
+        model.head.bias[3] = float("nan")
+    with pytest.raises(ValueError, match="not finite numbers: its weights are damaged"):
+        judge.inspect(torch.rand(1, 3, 8, 8), model)
+
+
+@pytest.mark.parametrize("outputs", [2, len(VOCABULARY), 2 + len(VOCABULARY)])
+def test_a_judge_of_another_vocabulary_is_refused(outputs):
+    with pytest.raises(ValueError, match=f"network of 71 outputs.*70 names.*got {outputs}: train it anew"):
+        judge.inspect(torch.rand(1, 3, 8, 8), UNet(3, outputs, channels=(4, 8)))
+
+
+@pytest.mark.parametrize(
+    "vocabulary, says",
+    [
+        (("zebra", *VOCABULARY), "class 1 was 'cat' and is 'zebra' now"),
+        (VOCABULARY[:45] + ("zebra",) + VOCABULARY[45:], "class 46 was 'robot' and is 'zebra' now"),
+        ((*VOCABULARY, "zebra"), "class 71 was None and is 'zebra' now"),
+        (VOCABULARY[1:], "class 1 was 'cat' and is 'dog' now"),
+        (VOCABULARY[:-1], "class 70 was 'black heart' and is None now"),
+        ((VOCABULARY[1], VOCABULARY[0], *VOCABULARY[2:]), "class 1 was 'cat' and is 'dog' now"),
+        (VOCABULARY[:9] + ("shoal",) + VOCABULARY[10:], "class 10 was 'turtle' and is 'shoal' now"),
+    ],
+)
+def test_the_shipped_judge_refuses_a_changed_vocabulary(vocabulary, says, monkeypatch):
+    monkeypatch.setattr(judge, "VOCABULARY", vocabulary)
+    monkeypatch.setattr(judge, "_shipped", judge._shipped.__wrapped__)  # as in a new program
+    with pytest.raises(ValueError, match=f"{says}; train it anew"):
+        judge.inspect(torch.rand(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    "classes, says",
+    [
+        (np.full((64, 64), 71), "from 0, the ground, to 70, got 71 to 71"),
+        (np.full((64, 64), -1), "got -1 to -1"),
+        (np.zeros((64, 64)), "whole numbers, got shape .* dtype float64"),
+        (np.zeros((1, 64, 64), int), r"got shape \(1, 64, 64\)"),
+        (np.zeros((0, 64), int), "whole numbers, got shape"),
+    ],
+)
+def test_objects_say_what_they_need(classes, says):
+    with pytest.raises(ValueError, match=says):
+        judge.objects(classes)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint64, np.int64])
+def test_objects_of_any_whole_type(dtype):
+    classes = blank().astype(dtype)
+    classes[10:20, 30:45] = 70
+    assert names(judge.objects(classes)) == [VOCABULARY[69]]

@@ -7,15 +7,17 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from PIL import Image
 
+from minildm import storage
 from minildm.optional import require
 
 ENVIRONMENT_VARIABLE = "MINILDM_CACHE"
+_CONTENTS = "contents.json"  # in a finished folder: its files and their sizes
 
 
 def package_folder(package: str) -> Path:
@@ -36,33 +38,45 @@ def cache_folder() -> Path:
 
 
 def cached(kind: str, key: dict, build: Callable[[Path], None]) -> Path:
-    """The folder `kind-<hash of key>` in the cache; where it is missing, `build(folder)` fills it first.
+    """The folder `kind-<hash of key>` in the cache; unless it is there and whole, `build(folder)` fills it first.
 
-    It is filled under another name and then renamed, so that a killed process leaves no half-written data
-    behind and two processes may build the same thing at once. Raises OSError if nothing can be written.
+    key: what the content depends on, of types that JSON knows.
+    It is whole when each file that was built is there, in its size. A killed process leaves no half-written data
+    behind, and two processes may build the same thing at once. Raises OSError if nothing can be written.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder() / f"{kind}-{name}"
-    if folder.is_dir():
+    if _whole(folder):
         return folder
+    if folder.is_dir() and not (folder / _CONTENTS).is_file():
+        shutil.rmtree(folder)  # the rest of one of ours, which storage would take for somebody else's
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{kind}-", dir=folder.parent))
-    except OSError as error:
-        raise OSError(
-            f"cannot write to the cache folder {folder.parent} ({error.strerror}); "
-            f"set the environment variable {ENVIRONMENT_VARIABLE} to a folder that you may write to"
-        ) from error
-    try:
-        build(unfinished)
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        with ExitStack() as stack:
+            try:
+                unfinished = stack.enter_context(storage.folder(folder, index=_CONTENTS))
+            except OSError as error:
+                raise OSError(
+                    f"cannot write to the cache folder {folder.parent} ({error.strerror}); "
+                    f"set the environment variable {ENVIRONMENT_VARIABLE} to a folder that you may write to"
+                ) from error
+            build(unfinished)
+            (unfinished / _CONTENTS).write_text(json.dumps(_sizes(unfinished)), encoding="utf-8")
+    except OSError:
+        if not _whole(folder):  # if it is, another process was faster
+            raise
     return folder
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != _CONTENTS)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        return json.loads((folder / _CONTENTS).read_text(encoding="utf-8")).items() <= _sizes(folder).items()
+    except (OSError, ValueError, AttributeError, TypeError):  # no such file, or one that was damaged
+        return False
 
 
 def write_rows(path: Path, features, pieces: Iterable[list[dict]]) -> None:

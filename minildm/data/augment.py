@@ -12,11 +12,12 @@ from torch import Tensor
 def elastic_grid(
     generator: torch.Generator, n: int, size: int, bend: float = 3.0, turn: bool = True, zoom: float = 0.2
 ) -> Tensor:
-    """Where n deformed crops take their pixels from: offsets (x, y) from the crop's centre, (n, size, size, 2).
+    """Elastic deformation: where n crops take their pixels from, as offsets from the crop's centre.
 
     bend: standard deviation, in pixels, of the random displacements at the nodes of a coarse grid, which lie some 32
     pixels apart, with bicubic interpolation between them; 0 leaves the crop straight.
     turn: random angle and mirror.  zoom: sizes change by factors of up to exp(±zoom).
+    Returns (n, size, size, 2), the last axis (x, y) in pixels.
     Source: Ronneberger et al., "U-Net" (2015), section 3.1 (there 10 pixels on a 3×3 grid over a larger tile).
     """
     line = torch.arange(size) - (size - 1) / 2
@@ -33,9 +34,9 @@ def elastic_grid(
 
 
 def sample(maps: Tensor, points: Tensor, mode: str = "nearest") -> Tensor:
-    """The values of maps (c, h, w) at points (n, a, b, 2), (x, y) in pixels; beyond the edge they are mirrored.
+    """Interpolation: the values of maps (c, h, w) at points (n, a, b, 2), which are (x, y) in pixels.
 
-    mode: "nearest", or "bilinear" between four pixels.  Returns (n, c, a, b).
+    mode: "nearest", or "bilinear" between four pixels. Beyond the edge the maps are mirrored.  Returns (n, c, a, b).
     """
     h, w = maps.shape[-2:]
     unit = (points + 0.5) / points.new_tensor([w, h]) * 2 - 1  # grid_sample's own units: the image is [-1, 1]²
@@ -44,12 +45,16 @@ def sample(maps: Tensor, points: Tensor, mode: str = "nearest") -> Tensor:
 
 
 class Crops:
-    """Batches of deformed crops: `crops(generator, n)` -> {"image": (n, 1, size, size), other maps: (n, size, size)}.
+    """Data augmentation, batches of deformed crops: `crops(generator, n)` -> image and other maps by name.
 
-    pieces: dicts of maps (h, w), all of the same names, one of them `image`, normalised to about [-1, 1].
+    pieces: dicts of maps (h, w), all of the same names, one of them `image`, normalised to about [-1, 1] and (h, w, 3)
+        where it is in colour. Each piece has a size of its own.
+    Of the result, `image` is (n, 1, size, size), or (n, 3, size, size) in colour; other maps are (n, size, size).
     size: side of a crop, pixels.  bend, turn, zoom: as in `elastic_grid`.
     light: 0 leaves the intensities; 1 changes each crop's contrast by about ±25 % and its brightness by ±0.1.
     The larger a piece, the oftener it is drawn. A crop never reaches from one piece into another.
+    Raises ValueError for pieces that do not agree in their names or channels, and for maps of other sizes than their
+    image.
     """
 
     def __init__(
@@ -63,10 +68,27 @@ class Crops:
     ):
         if not pieces or any("image" not in piece or piece.keys() != pieces[0].keys() for piece in pieces):
             raise ValueError("expected at least one piece, and in each the same names, one of them 'image'")
-        self.names = sorted(pieces[0], key=lambda name: name != "image")  # the image first
-        self.pieces = [torch.from_numpy(np.stack([p[name] for name in self.names], dtype=np.float32)) for p in pieces]
+        self.names = [name for name in pieces[0] if name != "image"]
+        self.pieces = [self._stacked(piece, number) for number, piece in enumerate(pieces)]
+        channels = {len(piece) - len(self.names) for piece in self.pieces}
+        if len(channels) > 1:
+            raise ValueError("expected images that are all grey (h, w) or all in colour (h, w, 3), got both")
+        (self.channels,) = channels
         self.areas = torch.tensor([float(piece[0].numel()) for piece in self.pieces])
         self.size, self.bend, self.turn, self.zoom, self.light = size, bend, turn, zoom, light
+
+    def _stacked(self, piece: dict[str, np.ndarray], number: int) -> Tensor:
+        """All maps of a piece, those of the image first. -> (maps, h, w)"""
+        image = np.asarray(piece["image"], np.float32)
+        shapes = {name: np.shape(piece[name]) for name in self.names}
+        fits = image.ndim in (2, 3) and image.shape[2:] in ((), (3,)) and image.size
+        if not fits or any(shape != image.shape[:2] for shape in shapes.values()):
+            raise ValueError(
+                f"expected an image (h, w) or (h, w, 3) and maps (h, w) of its size, got in piece {number} an image of "
+                f"{image.shape}, {shapes}"
+            )
+        image = np.moveaxis(image.reshape(*image.shape[:2], -1), -1, 0)
+        return torch.from_numpy(np.stack([*image, *(piece[name] for name in self.names)], dtype=np.float32))
 
     def __call__(self, generator: torch.Generator, n: int) -> dict[str, Tensor]:
         which = torch.multinomial(self.areas, n, replacement=True, generator=generator)
@@ -77,9 +99,9 @@ class Crops:
             maps = self.pieces[k]
             free = torch.tensor([maps.shape[2], maps.shape[1]]) - self.size  # where a crop's corner may lie; below 0
             points = (offsets + self.size / 2 - 0.5 + where * free)[None]  # a small piece is mirrored around
-            images.append(sample(maps[:1], points, "bilinear"))
-            others.append(sample(maps[1:], points))
-        images, others = torch.cat(images), torch.cat(others)  # (n, 1, size, size), (n, maps, size, size)
+            images.append(sample(maps[: self.channels], points, "bilinear"))
+            others.append(sample(maps[self.channels :], points))
+        images, others = torch.cat(images), torch.cat(others)  # (n, c, size, size), (n, maps, size, size)
         contrast, brightness = self.light * (torch.rand(2, n, 1, 1, 1, generator=generator) - 0.5)
         images = (images + 1) * (0.5 * contrast).exp() - 1 + 0.2 * brightness
-        return {"image": images} | dict(zip(self.names[1:], others.unbind(1), strict=True))
+        return {"image": images} | dict(zip(self.names, others.unbind(1), strict=True))

@@ -1,6 +1,7 @@
 """Pictures composed from OpenMoji sprites, with exact captions and exact instance masks; endless, from a seed."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple
 from functools import cache
 from typing import NamedTuple
 
@@ -67,7 +68,8 @@ def scenes(
     def build(folder):
         _write(folder / "scenes.arrow", key, datasets)
 
-    folder = cached("scenes", key | {"content": CONTENT, "sprites": version()}, build)
+    things = [astuple(thing) for thing in THINGS.values()]
+    folder = cached("scenes", key | {"content": CONTENT, "sprites": version(), "things": things}, build)
     return datasets.Dataset.from_file(str(folder / "scenes.arrow"))
 
 

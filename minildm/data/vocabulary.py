@@ -1,5 +1,6 @@
 """What can stand in a scene: 46 nouns and three shapes in eight colours, each with its OpenMoji code point."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 LANGUAGES = ("en", "zh")
@@ -95,5 +96,20 @@ COLOURED_SHAPES = tuple(
     for shape, (noun, measure, codepoint) in _SHAPES.items()
 )
 
-THINGS = {thing.name: thing for thing in NOUNS + COLOURED_SHAPES}
+
+def by_name(things: Iterable[Thing]) -> dict[str, Thing]:
+    """Things by their names, in the order given. Raises ValueError where two share a word, in either language."""
+    found, taken = {}, {}
+    for thing in things:
+        for word in {thing.name, thing.plural, thing.chinese}:
+            if word in taken:
+                raise ValueError(
+                    f"expected a word of its own for each thing, got {word!r} for {taken[word]} and {thing}"
+                )
+            taken[word] = thing
+        found[thing.name] = thing
+    return found
+
+
+THINGS = by_name(NOUNS + COLOURED_SHAPES)
 VOCABULARY = tuple(THINGS)  # index + 1 is a thing's class in a class map; 0 is the ground

@@ -75,6 +75,7 @@ def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, r
     result = evaluate(model)
     print("2,000 fresh scenes: " + ", ".join(f"{name} {value:.4f}" for name, value in result.items()))
     record = dict(recipe="scenes-judge", data=f"scenes, seed {TRAIN_SEED}, all splits, {SIZE}×{SIZE}", seed=seed)
+    record["vocabulary"] = list(data.VOCABULARY)  # what the classes mean: the judge compares it when it is loaded
     record |= dict(steps=history.step, minutes=history.seconds / 60, fresh_scenes=result, **circumstances())
     path = weights.save(out or "scenes-judge", model, dtype=torch.float16, **record)
     checkpoint.unlink(missing_ok=True)
