@@ -1,7 +1,5 @@
 """Stable Diffusion in small, at random: what diffusers saves we load and the reverse, and both draw alike."""
 
-import json
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +10,7 @@ import torch
 from compare import random, randomized
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from small_sd import BETAS, small
 from test_text import END, TEXTS, clip_files, write_clip  # noqa: F401 (a fixture)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -61,7 +58,6 @@ KINDS = {
         pad=END,
     ),
 }
-BETAS = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 
 
 def sibling(pipe, kind):
@@ -112,16 +108,7 @@ def both(request, clip_files, tmp_path_factory):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def one():
-    """A pipeline of ours, small, with a vocabulary, a schedule and classes of its own."""
-    with seeded(0):
-        tokenizer = train_tokenizer(["a cat", "a dog"], 260, length=13)
-        text = TextEncoder(len(tokenizer), 12, depth=1, heads=2, length=13, hidden_dim=20)
-        vae = AutoencoderKL(3, 4, channels=(8, 12), groups=4, scale_factor=0.5)
-        unet = Denoiser(4, 4, (8, 16), attention=(1,), heads=2, context_dim=12, groups=8, num_classes=3)
-    for module in (unet, vae, text):
-        randomized(module)
-    settings = dict(predicts="v", size=(8, 12), sees_padding=True)
-    return LatentDiffusion(unet, vae, NoiseSchedule.cosine(60), text, tokenizer, **settings)
+    return small()
 
 
 def assert_equal(ours, theirs, tolerance=1e-5):
@@ -350,34 +337,6 @@ def test_the_settings_of_the_full_size(both):
     assert {name: getattr(both.ours, name) for name in named} == named
 
 
-def test_each_tensor_is_read_straight_to_its_place(one, tmp_path, monkeypatch):
-    """No second copy: the parameters are the very tensors that were read."""
-    read = set()
-
-    class Spy:
-        def __init__(self, *args, **options):
-            self.file = safe_open(*args, **options)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def keys(self):
-            return self.file.keys()
-
-        def get_tensor(self, name):
-            tensor = self.file.get_tensor(name)
-            read.add(tensor.data_ptr())
-            return tensor
-
-    folder = save(one, tmp_path / "one")
-    monkeypatch.setattr("minildm.stable_diffusion.folders.safe_open", Spy)
-    pipe = load(folder)
-    assert read == {p.data_ptr() for m in (pipe.unet, pipe.vae, pipe.text_encoder) for p in m.parameters()}
-
-
 @pytest.mark.parametrize("both", ["SD 1"], indirect=True)
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_shards_and_variants_as_the_references_write_them(both, variant, tmp_path):
@@ -410,41 +369,6 @@ def test_half_the_memory(both, dtype, close):
     assert drawn.dtype == torch.float32 and 0 < (drawn - exact).abs().mean() < close
 
 
-def test_older_and_larger_files(one, tmp_path):
-    """Shards, the names of older autoencoders, position_ids, a prefix or none."""
-    folder = save(one, tmp_path / "one")
-    tensors = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    names = sorted(tensors)
-    where = {name: f"diffusion_pytorch_model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
-    for file in set(where.values()):
-        save_file({name: tensors[name] for name in names if where[name] == file}, folder / "unet" / file)
-    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    vae = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    tensors = load_file(vae)
-    for new, name in old.items():
-        tensors = {key.replace(f".{new}.", f".{name}."): tensor for key, tensor in tensors.items()}
-    assert sum("proj_attn" in key for key in tensors) == 4
-    save_file(tensors, vae)
-    theirs = diffusers.AutoencoderKL.from_pretrained(folder / "vae").state_dict()  # which knows these names, too
-    assert all(torch.equal(theirs[reference_name(one.vae, key)], t) for key, t in one.vae.state_dict().items())
-    text = folder / "text_encoder" / "model.safetensors"
-    tensors = load_file(text) | {"text_model.embeddings.position_ids": torch.arange(13)[None]}
-    save_file({key.removeprefix("text_model."): tensor for key, tensor in tensors.items()}, text)
-    again = load(folder)
-    for name in ("unet", "vae", "text_encoder"):
-        before, after = (getattr(pipe, name).state_dict() for pipe in (one, again))
-        assert all(torch.equal(before[key], after[key]) for key in before)
-    index.write_text("{}")
-    with pytest.raises(ValueError, match="index.json is damaged"):
-        load(folder)
-    index.write_text(json.dumps({"weight_map": {"a": "none.safetensors"}}))
-    with pytest.raises(FileNotFoundError, match="none.safetensors is missing"):
-        load(folder)
-
-
 def test_a_pocket_pipeline_is_the_references(tmp_path):
     """Small networks with one number of groups, wide latents, a vocabulary and a schedule of their own."""
     with seeded(0):
@@ -464,204 +388,3 @@ def test_a_pocket_pipeline_is_the_references(tmp_path):
         assert_equal(pocket(PROMPTS, x_T=x_T, **OURS | dict(steps=steps)), theirs(PROMPTS, **how).images, 1e-3)
     again, how = load(tmp_path / "pocket"), dict(seed=1, steps=2, guidance=3, output="tensor")
     assert torch.equal(again("a cat", **how), pocket("a cat", **how))
-
-
-@pytest.mark.parametrize(
-    ("file", "key", "value", "message"),
-    [
-        ("unet/config.json", "addition_embed_type", "text_time", "null or false"),  # SDXL
-        ("unet/config.json", "transformer_layers_per_block", [1, 2], "expected 1"),
-        ("unet/config.json", "down_block_types", ["DownBlock2D", "AttnDownBlock2D"], "2 of CrossAttnDownBlock2D"),
-        ("unet/config.json", "up_block_types", ["UpBlock2D", "UpBlock2D"], "where down_block_types have it"),
-        ("unet/config.json", "cross_attention_dim", [12, 12], "one whole number from 1"),
-        ("unet/config.json", "attention_head_dim", [2, 0], "one whole number from 1"),
-        ("unet/config.json", "block_out_channels", 16, "a list, each one whole number from 1"),
-        ("unet/config.json", "norm_eps", "1e-5", "a number above 0"),
-        ("unet/config.json", "sample_size", [4, 6, 8], "one or two whole numbers from 1"),
-        ("vae/config.json", "mid_block_add_attention", None, "true or false"),
-        ("vae/config.json", "layers_per_block", 0, "one whole number from 1"),
-        ("vae/config.json", "shift_factor", 0.1, "null or false"),
-        ("vae/config.json", "down_block_types", ["DownBlock2D"] * 2, "DownEncoderBlock2D 2 times"),
-        ("text_encoder/config.json", "model_type", "t5", "'clip_text_model'"),
-        ("text_encoder/config.json", "hidden_act", "relu", "'quick_gelu' or 'gelu'"),
-        ("text_encoder/config.json", "use_attention_mask", True, "false"),
-        ("text_encoder/config.json", "hidden_size", None, "one whole number from 1"),
-        ("scheduler/scheduler_config.json", "trained_betas", {}, "one whole number"),
-        ("scheduler/scheduler_config.json", "timestep_spacing", "karras", "'leading', 'linspace', 'trailing'"),
-        ("scheduler/scheduler_config.json", "set_alpha_to_one", 0, "true or false"),
-        ("scheduler/scheduler_config.json", "prediction_type", "flow", "'epsilon', 'sample', 'v_prediction'"),
-        ("scheduler/scheduler_config.json", "thresholding", True, "false"),
-        ("model_index.json", "text_encoder_2", ["transformers", "CLIPTextModelWithProjection"], "no other part"),
-    ],
-)
-def test_what_is_not_supported_is_named(one, tmp_path, file, key, value, message):
-    folder = save(one, tmp_path / "one")
-    change(folder / file, **{key: value})
-    with pytest.raises(ValueError, match=f"{file}: {key} is .* does not support: .*{message}"):
-        load(folder)
-
-
-def test_stable_diffusion_xl_is_named(one, tmp_path):
-    """As diffusers writes it: a second text tower, and embeddings that tell the U-Net more."""
-    folder = save(one, tmp_path / "one")
-    sizes = dict(block_out_channels=(8, 16), norm_num_groups=8, cross_attention_dim=12)
-    kinds = dict(
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D")
-    )
-    more = dict(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=40)
-    diffusers.UNet2DConditionModel(**sizes, **kinds, **more).save_pretrained(folder / "unet")
-    with pytest.raises(
-        ValueError, match="unet/config.json: addition_.* is .* does not support: expected null or false"
-    ):
-        load(folder)
-    kind = ["diffusers", "StableDiffusionXLPipeline"]
-    change(folder / "model_index.json", _class_name=kind[1], tokenizer_2=["transformers", "CLIPTokenizer"])
-    with pytest.raises(ValueError, match="model_index.json: tokenizer_2 is .* and no other part"):
-        load(folder)
-
-
-def change(path, **changed):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
-
-
-def test_other_schedules(one, tmp_path):
-    folder = save(one, tmp_path / "one")
-    file = folder / "scheduler" / "scheduler_config.json"
-    base = dict(_class_name="PNDMScheduler", num_train_timesteps=30)
-    for config, expected in [
-        (dict(beta_schedule="linear", beta_end=0.03), NoiseSchedule.linear(30, 1e-4, 0.03)),
-        (dict(beta_schedule="squaredcos_cap_v2"), NoiseSchedule.cosine(30)),
-        (BETAS | dict(rescale_betas_zero_snr=True), NoiseSchedule.scaled_linear(30).zero_terminal_snr()),
-    ]:
-        file.write_text(json.dumps(base | config))
-        pipe = load(folder)
-        assert torch.equal(pipe.schedule.betas, expected.betas)
-        assert (pipe.predicts, pipe.spacing, pipe.offset) == ("eps", "leading", 0)
-    file.write_text(json.dumps({"_class_name": "EulerDiscreteScheduler"}))
-    assert load(folder).spacing == "linspace"
-    for config, message in [
-        (dict(beta_schedule="sigmoid"), "beta_schedule is 'sigmoid'"),
-        (dict(trained_betas=[0.1, 1.5]), "every beta above 0 and below 1"),
-    ]:
-        file.write_text(json.dumps(config))
-        with pytest.raises(ValueError, match=f"scheduler_config.json: .*{message}"):
-            load(folder)
-    for schedule in (NoiseSchedule.linear(), NoiseSchedule.scaled_linear(), NoiseSchedule.cosine().zero_terminal_snr()):
-        one_more = LatentDiffusion(**vars_of(one) | dict(schedule=schedule, spacing="leading", offset=1))
-        saved = save(one_more, tmp_path / f"{schedule.betas[-1]:.5f}")
-        assert load(saved).schedule.betas.allclose(schedule.betas, rtol=1e-12) and load(saved).offset == 1
-
-
-def vars_of(pipe):
-    names = ("unet", "vae", "text_encoder", "tokenizer", "size", "sees_padding", "predicts")
-    return {name: getattr(pipe, name) for name in names}
-
-
-def test_damaged_weights(one, tmp_path):
-    folder = save(one, tmp_path / "one")
-    unet = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(unet)
-    name = sorted(tensors)[0]
-    for damaged, message in [
-        ({key: tensor for key, tensor in tensors.items() if key != name}, f"unet lacks tensors: {name}"),
-        (tensors | {"add_embedding.weight": torch.zeros(1)}, "model.safetensors: the tensor add_embedding.weight"),
-        (tensors | {name: torch.zeros(2, 3)}, rf"expected {name} of shape .*, got \(2, 3\)"),
-    ]:
-        save_file(damaged, unet)
-        with pytest.raises(ValueError, match=message):
-            load(folder)
-    unet.write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match="model.safetensors is damaged"):
-        load(folder)
-    unet.unlink()
-    with pytest.raises(FileNotFoundError, match="model.safetensors is missing; minildm reads safetensors only"):
-        load(folder)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["model_index.json", *(f"{part}/config.json" for part in ("unet", "vae", "text_encoder"))]
-    + ["scheduler/scheduler_config.json"],
-)
-def test_damaged_configurations(one, tmp_path, name):
-    folder = save(one, tmp_path / "one")
-    for text in ("{", "[]"):
-        (folder / name).write_text(text)
-        with pytest.raises(ValueError, match=f"{name} is damaged"):
-            load(folder)
-    (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
-        load(folder)
-
-
-def test_a_damaged_tokenizer(one, tmp_path):
-    folder = save(one, tmp_path / "one")
-    config = folder / "tokenizer" / "tokenizer_config.json"
-    for length in ("77", None, 1):
-        change(config, model_max_length=length)
-        with pytest.raises(ValueError, match="tokenizer_config.json: expected model_max_length as a number from 2"):
-            load(folder)
-    for pad in ("<pad>", 3):
-        change(config, model_max_length=13, pad_token=pad)
-        with pytest.raises(ValueError, match=f"tokenizer: the special token {pad!r} is not in the vocabulary"):
-            load(folder)
-    change(config, pad_token=None)
-    (folder / "tokenizer" / "tokenizer.json").unlink()
-    (folder / "tokenizer" / "merges.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="neither tokenizer.json nor merges.txt"):
-        load(folder)
-    (folder / "tokenizer" / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match="tokenizer.json is damaged"):
-        load(folder)
-
-
-def test_parts_that_do_not_fit_together(one, tmp_path):
-    folder = save(one, tmp_path / "one")
-    text = folder / "text_encoder"
-    CLIPTextModel(
-        CLIPTextConfig(vocab_size=259, hidden_size=16, intermediate_size=20, num_hidden_layers=1, num_attention_heads=2)
-    ).save_pretrained(text)
-    change(text / "config.json", eos_token_id=258)
-    with pytest.raises(ValueError, match="one: its parts do not fit together: .*context_dim is 12, .* encoder's 16"):
-        load(folder)
-
-
-def test_not_found(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="no folder .*nowhere', and it is no name"):
-        load(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="'nobody/nothing', and it could not be downloaded: are you online"):
-        load("nobody/nothing")
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match="no folder 'nobody/nothing'; to download it: pip install huggingface_hub"):
-        load("nobody/nothing")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="model_index.json is missing"):
-        load(tmp_path / "empty")
-
-
-@pytest.mark.parametrize(
-    ("parts", "message"),
-    [
-        (dict(unet=Denoiser(4, 4, (8, 16), heads=2, context_dim=12)), r"have \[2, 4, 6, 8\] groups: build it"),
-        (dict(unet=Denoiser(4, 4, (8, 16), heads=2, context_dim=12, groups=8, skip=False)), "skip=False"),
-        (dict(text_encoder=lambda ids, mask: None), "through a TextEncoder, got <function"),
-        (dict(vae=AutoencoderKL(3, 4, (8,), patch=2, groups=4, scale_factor=1.0)), "no such autoencoder: .*patch=2"),
-        (dict(vae=AutoencoderKL(3, 4, (8, 12), (1, 2), groups=4, scale_factor=1.0)), r"blocks_per_level=\[1, 2\]"),
-    ],
-)
-def test_what_diffusers_has_no_like_of(one, parts, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        save(LatentDiffusion(schedule=one.schedule, **vars_of(one) | parts), tmp_path / "one")
-    assert not any(tmp_path.iterdir())
-
-
-def test_saving_says_what_will_differ_and_overwrites_nothing(one, tmp_path):
-    hides = LatentDiffusion(schedule=one.schedule, **vars_of(one) | dict(sees_padding=False))
-    with pytest.warns(UserWarning, match="diffusers lets pictures see the padding"):
-        folder = save(hides, tmp_path / "one")
-    with pytest.raises(FileExistsError, match="one is not empty"):
-        save(one, folder)
-    assert (folder / "model_index.json").is_file()
-    early = LatentDiffusion(schedule=one.schedule, **vars_of(one) | dict(spacing="leading", offset=0))
-    with pytest.warns(UserWarning, match="diffusers puts leading timesteps at an offset of 1, this pipeline at 0"):
-        save(early, tmp_path / "early")

@@ -1,12 +1,14 @@
 """The configuration files of diffusers and transformers as our networks; each key is understood or refused."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
-from minildm.schedule import NoiseSchedule
+from minildm.stable_diffusion._schedulers import PREDICTS, schedule
+from minildm.stable_diffusion._understood import fits, refuse, understood
 from minildm.text import TextEncoder
+
+__all__ = ["PREDICTS", "UNET", "VAE", "latent_size", "refuse", "schedule", "text_encoder", "unet", "vae"]
 
 # What our networks are: any other value asks for another architecture.
 UNET = {
@@ -17,7 +19,6 @@ UNET = {
     "mid_block_type": "UNetMidBlock2DCrossAttn",
     "downsample_padding": 1,
     "mid_block_scale_factor": 1,
-    "dropout": 0.0,
     "act_fn": "silu",
     "transformer_layers_per_block": 1,
     "resnet_time_scale_shift": "default",
@@ -42,7 +43,12 @@ _UNET_DEFAULTS = {  # of diffusers, where a file leaves a key out
     "norm_eps": 1e-5,
     "num_class_embeds": None,
 }
-_UNET_SILENT = {"sample_size", "upcast_attention", "addition_embed_type_num_heads"}  # do not change the network
+_UNET_SILENT = {
+    "sample_size",
+    "upcast_attention",
+    "addition_embed_type_num_heads",
+    "dropout",
+}  # do not change the network
 VAE = {"_class_name": "AutoencoderKL", "act_fn": "silu", "use_quant_conv": True, "use_post_quant_conv": True}
 _VAE_DEFAULTS = {
     "in_channels": 3,
@@ -68,39 +74,18 @@ _TEXT_DEFAULTS = {
     "layer_norm_eps": 1e-5,
     "eos_token_id": 49407,
 }
-_SCHEDULE_DEFAULTS = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "linear",
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "trained_betas": None,
-    "rescale_betas_zero_snr": False,
-    "thresholding": False,
-    "prediction_type": "epsilon",
-    "timestep_spacing": "leading",
-    "steps_offset": 0,
-    "set_alpha_to_one": True,
+_TEXT_FIXED = {"model_type": "clip_text_model", "use_attention_mask": False}
+_TEXT_SILENT = {  # of training, of other parts of CLIP, or of how transformers runs it
+    *("architectures", "attention_dropout", "dropout", "initializer_factor", "initializer_range", "projection_dim"),
+    *("bos_token_id", "pad_token_id", "torch_dtype", "dtype", "transformers_version", "logit_scale_init_value"),
+    *("tie_word_embeddings", "use_cache", "return_dict", "output_hidden_states", "output_attentions", "id2label"),
+    *("label2id", "is_encoder_decoder", "chunk_size_feed_forward", "problem_type"),
 }
-_KINDS = {bool: "true or false", int: "one whole number from 1", float: "a number above 0", str: "a name"}
-_LISTS = {"attention_head_dim": [8], "num_attention_heads": [8], "trained_betas": [1e-4]}  # may be such lists, too
-PREDICTS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
-_SPACING = {  # where a scheduler's file does not say
-    "DPMSolverMultistepScheduler": "linspace",
-    "EulerDiscreteScheduler": "linspace",
-    "EulerAncestralDiscreteScheduler": "linspace",
-    "HeunDiscreteScheduler": "linspace",
-    "LMSDiscreteScheduler": "linspace",
-}
-
-
-def refuse(file: Path, key: str, value, expected: str):
-    """Raise the error for a key that asks for what is not supported."""
-    raise ValueError(f"{file}: {key} is {value!r}, which minildm does not support: expected {expected}")
 
 
 def unet(config: dict, file: Path) -> Denoiser:
     """The U-Net of a unet/config.json."""
-    c = _understood(config, file, UNET, _UNET_DEFAULTS, _UNET_SILENT)
+    c = understood(config, file, UNET, _UNET_DEFAULTS, _UNET_SILENT)
     levels = len(c["block_out_channels"])
     kinds = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
     for key in ("down_block_types", "up_block_types"):
@@ -129,14 +114,14 @@ def unet(config: dict, file: Path) -> Denoiser:
 def latent_size(config: dict, file: Path) -> list[int]:
     """Height and width of the latents of a unet/config.json, 64 where it does not say."""
     size = config.get("sample_size")
-    if not _fits(size, None) and not (_fits(size, [64]) and len(size) == 2):
+    if not fits(size, None) and not (fits(size, [64]) and len(size) == 2):
         refuse(file, "sample_size", size, "one or two whole numbers from 1")
     return size if isinstance(size, list) else [size or 64] * 2
 
 
 def vae(config: dict, file: Path) -> AutoencoderKL:
     """The autoencoder of a vae/config.json."""
-    c = _understood(config, file, VAE, _VAE_DEFAULTS, _VAE_SILENT)
+    c = understood(config, file, VAE, _VAE_DEFAULTS, _VAE_SILENT)
     levels = len(c["block_out_channels"])
     for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         if list(c[key]) != [kind] * levels:
@@ -156,12 +141,7 @@ def vae(config: dict, file: Path) -> AutoencoderKL:
 
 def text_encoder(config: dict, file: Path) -> TextEncoder:
     """The text tower of a text_encoder/config.json."""
-    kind = config.get("model_type", "clip_text_model")
-    if kind != "clip_text_model":
-        refuse(file, "model_type", kind, "'clip_text_model'")
-    if config.get("use_attention_mask"):
-        refuse(file, "use_attention_mask", True, "false, as in Stable Diffusion")
-    c = _filled(config, file, _TEXT_DEFAULTS)
+    c = understood(config, file, _TEXT_FIXED, _TEXT_DEFAULTS, _TEXT_SILENT, strict=False)
     if c["hidden_act"] not in ("quick_gelu", "gelu"):
         refuse(file, "hidden_act", c["hidden_act"], "'quick_gelu' or 'gelu'")
     end = c["eos_token_id"]
@@ -176,66 +156,3 @@ def text_encoder(config: dict, file: Path) -> TextEncoder:
         end=None if end == 2 else end,  # 2 is a mistake in old files, where the last token was meant
         eps=c["layer_norm_eps"],
     )
-
-
-def schedule(config: dict, file: Path) -> tuple[NoiseSchedule, dict]:
-    """The noise schedule of a scheduler_config.json, and what it says on prediction, spacing and the end of DDIM.
-
-    Which sampler it names does not matter here: a call chooses it.
-    """
-    spacing = _SPACING.get(str(config.get("_class_name")), "leading")
-    c = _filled(config, file, _SCHEDULE_DEFAULTS | {"timestep_spacing": spacing})
-    if c["thresholding"]:
-        refuse(file, "thresholding", True, "false")
-    n, kind = c["num_train_timesteps"], c["beta_schedule"]
-    if c["trained_betas"] is not None:
-        found = NoiseSchedule(c["trained_betas"])
-    elif kind == "squaredcos_cap_v2":
-        found = NoiseSchedule.cosine(n)
-    elif kind in ("linear", "scaled_linear"):
-        found = getattr(NoiseSchedule, kind)(n, c["beta_start"], c["beta_end"])
-    else:
-        refuse(file, "beta_schedule", kind, "'linear', 'scaled_linear' or 'squaredcos_cap_v2'")
-    if c["rescale_betas_zero_snr"]:
-        found = found.zero_terminal_snr()
-    for key, names in (("prediction_type", PREDICTS), ("timestep_spacing", ("leading", "linspace", "trailing"))):
-        if c[key] not in names:
-            refuse(file, key, c[key], ", ".join(map(repr, names)))
-    spacing, offset, ends_clean = (c[key] for key in ("timestep_spacing", "steps_offset", "set_alpha_to_one"))
-    return found, dict(predicts=PREDICTS[c["prediction_type"]], spacing=spacing, offset=offset, ends_clean=ends_clean)
-
-
-def _understood(config: Mapping, file: Path, fixed: dict, defaults: dict, silent: set) -> dict:
-    """A configuration with its defaults, once every key that could mean another network is known to be harmless."""
-    known = fixed.keys() | defaults.keys() | silent
-    for key, value in config.items():
-        if key in fixed and value != fixed[key]:
-            refuse(file, key, value, repr(fixed[key]))
-        if key not in known and not key.startswith("_") and value not in (None, False):
-            refuse(file, key, value, "null or false")
-    return _filled(config, file, defaults)
-
-
-def _filled(config: Mapping, file: Path, defaults: dict) -> dict:
-    """What a file says under the keys of the defaults, each of its default's kind, and the defaults for the rest."""
-    found = dict(defaults)
-    for key in defaults.keys() & config.keys():
-        default, value = defaults[key], config[key]
-        if not _fits(value, default) and not (key in _LISTS and _fits(value, _LISTS[key])):
-            kind = type(1 if default is None else default[0] if isinstance(default, list) else default)
-            refuse(file, key, value, f"a list, each {_KINDS[kind]}" if isinstance(default, list) else _KINDS[kind])
-        found[key] = value
-    return found
-
-
-def _fits(value, default) -> bool:
-    """Whether a value is of its default's kind: sizes are positive, and what is None by default is one, or None."""
-    if isinstance(default, list):
-        return isinstance(value, list) and len(value) > 0 and all(_fits(one, default[0]) for one in value)
-    if default is None:
-        return value is None or _fits(value, 1)
-    if isinstance(default, bool | str):
-        return type(value) is type(default)
-    if isinstance(value, bool) or not isinstance(value, int | type(default)):
-        return False
-    return value > 0 or value == default

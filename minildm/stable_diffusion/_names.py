@@ -23,9 +23,11 @@ def reference_name(model: nn.Module, name: str) -> str:
     return _vae(model, name) if isinstance(model, AutoencoderKL) else _text(name)
 
 
-def today(name: str) -> str:
-    """What a tensor of an older file is called today."""
+def today(name: str) -> str | None:
+    """What a tensor of an older file is called today; None where it is no weight."""
     name = name.removeprefix("text_model.")
+    if name == "embeddings.position_ids":  # the numbers 0, 1, 2, ..., which older files of the text tower hold
+        return None
     if ".attentions." in name:
         for old, new in _ATTENTION:
             name = re.sub(rf"\.{old}\.(?=weight$|bias$)", f".{new}.", name)
