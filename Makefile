@@ -1,6 +1,8 @@
 # Needs make and Python 3.11 to 3.13; everything else is installed into .venv with the versions of constraints.txt.
 # PYTHON=/path/to/python3 chooses the Python; ARGS=... is handed to JupyterLab, pytest or the notebook runner.
 PY := .venv/bin/python
+# Two workers; the tests of a file, and the cells of a notebook, go to the same one. ARGS="-n 0" does without.
+PYTEST := -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
 .PHONY: help lab test notebooks lint format latest clean setup
 
@@ -20,7 +22,7 @@ lab: setup
 	@$(PY) -m minildm lab $(ARGS)
 
 test: lint
-	@$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(ARGS)
+	@$(PY) $(PYTEST) $(ARGS)
 
 notebooks: setup
 	@$(PY) .ci/notebooks.py $(ARGS)
@@ -34,7 +36,7 @@ format: setup
 
 latest:
 	@sh .ci/setup .venv-latest
-	@.venv-latest/bin/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(ARGS)
+	@.venv-latest/bin/python $(PYTEST) $(ARGS)
 
 clean:
 	@rm -rf .venv/bin .venv .venv-latest/bin .venv-latest .pytest_cache .ruff_cache .hypothesis

@@ -193,8 +193,9 @@ def test_the_top_level_holds_what_it_should():
     if git is None or not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     listed = subprocess.run([git, "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    for_people = {"README.md", "notebooks", "minildm", "tests", "data", "environment.yml"}
-    for_tools = {"pyproject.toml", "Makefile", "LICENSE", "constraints.txt", ".ci", ".gitignore", "benchmarks"}
+    for_people = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "notebooks", "minildm", "data", "environment.yml"}
+    for_tools = {"pyproject.toml", "Makefile", "LICENSE", "constraints.txt", ".ci", ".github", ".gitignore"}
+    for_tools |= {"tests", "conftest.py", "benchmarks"}
     assert {name.split("/")[0] for name in listed if name} <= for_people | for_tools
 
 

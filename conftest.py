@@ -1,0 +1,38 @@
+"""What holds for every run of pytest, notebooks included: their kernels inherit this process's environment."""
+
+import os
+import tempfile
+
+import hypothesis
+import pytest
+
+
+def pytest_configure(config):
+    # Rendered data and the libraries' own caches go to a folder that goes away; and what is not there by then is
+    # not fetched, so that a test which would download fails. Workers (-n 2) share the folder of who started them.
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="minildm-test-", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        for name in ("MINILDM_CACHE", "HF_HOME", "HYPOTHESIS_STORAGE_DIRECTORY", "MPLCONFIGDIR", "IPYTHONDIR"):
+            os.environ[name] = os.path.join(folder.name, name.lower())
+            os.mkdir(os.environ[name])
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+    # Workers share the cores, too: two of one thread each are faster than two that take all of them.
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
+    # The same examples in each run, and no deadline: a slow machine is no defect.
+    hypothesis.settings.register_profile("minildm", deadline=None, derandomize=True, database=None)
+    hypothesis.settings.load_profile("minildm")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """A cell that took too long fails, and the cells after it are skipped, since they lack what it was to make.
+
+    Left to itself, nbval expects them to fail, and counts each that does not as one more failure. A kernel that died
+    is to nbval a cell that does not end.
+    """
+    if getattr(item.parent, "timed_out", False):
+        pytest.skip("an earlier cell of this notebook took too long, or ended its kernel")
