@@ -10,11 +10,12 @@ import diffusers
 import pytest
 import torch
 
-from minildm.samplers import spaced
+from minildm import samplers
 from minildm.schedule import NoiseSchedule
 from minildm.stable_diffusion._schedulers import _DEFAULTS, CLASSES, schedule
 
 FILE = Path("scheduler/scheduler_config.json")
+spaced = getattr(samplers, "timesteps", None) or samplers.spaced
 DISTILLED = ("LCMScheduler", "TCDScheduler")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.* is for networks distilled to few steps"),

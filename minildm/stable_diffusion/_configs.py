@@ -4,29 +4,37 @@ from pathlib import Path
 
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
-from minildm.stable_diffusion._schedulers import PREDICTS, schedule
+from minildm.stable_diffusion._schedulers import schedule
 from minildm.stable_diffusion._understood import fits, refuse, understood
 from minildm.text import TextEncoder
 
-__all__ = ["PREDICTS", "UNET", "VAE", "latent_size", "refuse", "schedule", "text_encoder", "unet", "vae"]
+__all__ = ["UNET", "UNET_2D", "VAE", "sample_size", "schedule", "text_encoder", "unet", "vae"]
 
 # What our networks are: any other value asks for another architecture.
-UNET = {
-    "_class_name": "UNet2DConditionModel",
+_UNETS = {
     "center_input_sample": False,
     "flip_sin_to_cos": True,
     "freq_shift": 0,
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
     "downsample_padding": 1,
     "mid_block_scale_factor": 1,
     "act_fn": "silu",
-    "transformer_layers_per_block": 1,
     "resnet_time_scale_shift": "default",
-    "resnet_out_scale_factor": 1.0,
     "time_embedding_type": "positional",
+}
+UNET = _UNETS | {  # with words
+    "_class_name": "UNet2DConditionModel",
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "transformer_layers_per_block": 1,
+    "resnet_out_scale_factor": 1.0,
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
     "attention_type": "default",
+}
+UNET_2D = _UNETS | {  # without
+    "_class_name": "UNet2DModel",
+    "mid_block_type": "UNetMidBlock2D",
+    "downsample_type": "conv",
+    "upsample_type": "conv",
 }
 _UNET_DEFAULTS = {  # of diffusers, where a file leaves a key out
     "in_channels": 4,
@@ -43,12 +51,28 @@ _UNET_DEFAULTS = {  # of diffusers, where a file leaves a key out
     "norm_eps": 1e-5,
     "num_class_embeds": None,
 }
+_UNET_2D_DEFAULTS = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": [224, 448, 672, 896],
+    "layers_per_block": 2,
+    "down_block_types": ["DownBlock2D"] + ["AttnDownBlock2D"] * 3,
+    "up_block_types": ["AttnUpBlock2D"] * 3 + ["UpBlock2D"],
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "norm_eps": 1e-5,
+    "add_attention": True,
+    "num_class_embeds": None,
+    "attn_norm_num_groups": None,
+    "time_embedding_dim": None,
+}
 _UNET_SILENT = {
     "sample_size",
     "upcast_attention",
     "addition_embed_type_num_heads",
     "dropout",
-}  # do not change the network
+}  # the network is as it is
+_UNET_2D_SILENT = {"sample_size", "dropout", "num_train_timesteps"}
 VAE = {"_class_name": "AutoencoderKL", "act_fn": "silu", "use_quant_conv": True, "use_post_quant_conv": True}
 _VAE_DEFAULTS = {
     "in_channels": 3,
@@ -84,35 +108,64 @@ _TEXT_SILENT = {  # of training, of other parts of CLIP, or of how transformers 
 
 
 def unet(config: dict, file: Path) -> Denoiser:
-    """The U-Net of a unet/config.json."""
+    """The U-Net of a unet/config.json, with words (UNet2DConditionModel) or without (UNet2DModel)."""
+    if config.get("_class_name") == UNET_2D["_class_name"]:
+        return _unet_2d(config, file)
     c = understood(config, file, UNET, _UNET_DEFAULTS, _UNET_SILENT)
+    heads = c["num_attention_heads"] or c["attention_head_dim"]  # the older name, which never meant a width here
+    projection = "linear" if c["use_linear_projection"] else "conv"
+    attention = _attention(c, file, "CrossAttn")
+    return Denoiser(
+        **_shared(c), attention=attention, heads=heads, context_dim=c["cross_attention_dim"], projection=projection
+    )
+
+
+def _unet_2d(config: dict, file: Path) -> Denoiser:
+    one_head = config.get("attention_head_dim", 8) is None  # whatever the width
+    config = {key: value for key, value in config.items() if not (one_head and key == "attention_head_dim")}
+    c = understood(config, file, UNET_2D, _UNET_2D_DEFAULTS, _UNET_2D_SILENT)
+    channels, attention = c["block_out_channels"], _attention(c, file, "Attn")
+    width = None if one_head else c["attention_head_dim"]
+    attends = [*attention[:-1], attention[-1] or c["add_attention"]]
+    if width and any(channel % width for channel, here in zip(channels, attends, strict=True) if here):
+        refuse(file, "attention_head_dim", width, f"a divisor of the widths that attend, of {channels}")
+    if c["attn_norm_num_groups"] not in (None, c["norm_num_groups"]):
+        refuse(file, "attn_norm_num_groups", c["attn_norm_num_groups"], f"null or {c['norm_num_groups']}")
+    if c["time_embedding_dim"] not in (None, 4 * channels[0]):
+        refuse(file, "time_embedding_dim", c["time_embedding_dim"], f"null or {4 * channels[0]}")
+    heads = [channel // width if width and here else 1 for channel, here in zip(channels, attends, strict=True)]
+    return Denoiser(**_shared(c), attention=attention, heads=heads, middle_attention=c["add_attention"])
+
+
+def _shared(c: dict) -> dict:
+    """The arguments of a Denoiser that both of diffusers' U-Nets name alike."""
+    classes = c["num_class_embeds"]
+    return dict(
+        in_channels=c["in_channels"],
+        out_channels=c["out_channels"],
+        channels=c["block_out_channels"],
+        blocks_per_level=c["layers_per_block"],
+        num_classes=None if classes is None else classes - 1,  # the last of theirs is our null_class
+        groups=c["norm_num_groups"],
+        eps=c["norm_eps"],
+    )
+
+
+def _attention(c: dict, file: Path, prefix: str) -> list[bool]:
+    """Which levels attend."""
     levels = len(c["block_out_channels"])
-    kinds = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
+    kinds = {f"{prefix}DownBlock2D": True, "DownBlock2D": False, f"{prefix}UpBlock2D": True, "UpBlock2D": False}
     for key in ("down_block_types", "up_block_types"):
         if len(c[key]) != levels or not set(c[key]) <= set(kinds):
             refuse(file, key, c[key], f"{levels} of {', '.join(kinds)}")
     attention = [kinds[kind] for kind in c["down_block_types"]]
     if attention != [kinds[kind] for kind in reversed(c["up_block_types"])]:
         refuse(file, "up_block_types", c["up_block_types"], "attention where down_block_types have it")
-    heads = c["num_attention_heads"] or c["attention_head_dim"]  # the older name, which never meant a width here
-    classes = c["num_class_embeds"]
-    return Denoiser(
-        c["in_channels"],
-        c["out_channels"],
-        c["block_out_channels"],
-        c["layers_per_block"],
-        attention,
-        heads,
-        c["cross_attention_dim"],
-        None if classes is None else classes - 1,  # the last of theirs is our null_class
-        projection="linear" if c["use_linear_projection"] else "conv",
-        groups=c["norm_num_groups"],
-        eps=c["norm_eps"],
-    )
+    return attention
 
 
-def latent_size(config: dict, file: Path) -> list[int]:
-    """Height and width of the latents of a unet/config.json, 64 where it does not say."""
+def sample_size(config: dict, file: Path) -> list[int]:
+    """Height and width of what the U-Net of a unet/config.json denoises, 64 where it does not say."""
     size = config.get("sample_size")
     if not fits(size, None) and not (fits(size, [64]) and len(size) == 2):
         refuse(file, "sample_size", size, "one or two whole numbers from 1")

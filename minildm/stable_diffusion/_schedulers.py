@@ -111,10 +111,11 @@ def schedule(config: dict, file: Path, name: str | None = None) -> tuple[NoiseSc
 
 def _noise(c: dict, file: Path) -> NoiseSchedule:
     n, kind = c["num_train_timesteps"], c["beta_schedule"]
+    from_betas = getattr(NoiseSchedule, "from_betas", NoiseSchedule)
     if c["trained_betas"] is not None:
         if not isinstance(c["trained_betas"], list):
             refuse(file, "trained_betas", c["trained_betas"], "a list of numbers")
-        found = NoiseSchedule(c["trained_betas"])
+        found = from_betas(c["trained_betas"])
         if len(found) != n:
             refuse(file, "num_train_timesteps", n, f"{len(found)}, as many as trained_betas")
     elif kind == "squaredcos_cap_v2":
@@ -125,5 +126,5 @@ def _noise(c: dict, file: Path) -> NoiseSchedule:
         refuse(file, "beta_schedule", kind, "'linear', 'scaled_linear' or 'squaredcos_cap_v2'")
     if (scale := c["snr_shift_scale"]) != 1:
         kept = found.alphas_cumprod / (scale + (1 - scale) * found.alphas_cumprod)
-        found = NoiseSchedule(1 - kept / torch.cat([torch.ones(1, dtype=kept.dtype), kept[:-1]]))
+        found = from_betas(1 - kept / torch.cat([torch.ones(1, dtype=kept.dtype), kept[:-1]]))
     return found.zero_terminal_snr() if c["rescale_betas_zero_snr"] else found

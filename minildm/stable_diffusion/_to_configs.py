@@ -1,37 +1,81 @@
 """Our networks as the configuration files of diffusers and transformers, where these have networks like them."""
 
+import math
+
 from torch import nn
 
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
 from minildm.schedule import NoiseSchedule
-from minildm.stable_diffusion._configs import PREDICTS, UNET, VAE
+from minildm.stable_diffusion._configs import UNET, UNET_2D, VAE
+from minildm.stable_diffusion._schedulers import PREDICTS
 from minildm.text import TextEncoder, Tokenizer
 
 
 def unet(model: Denoiser, size: list[int]) -> dict:
-    """unet/config.json for our U-Net, whose latents are of this size; ValueError where diffusers has none like it."""
+    """unet/config.json for our U-Net, which denoises what has this size; ValueError where diffusers has none like it.
+
+    With words that is a UNet2DConditionModel, without a UNet2DModel.
+    """
     c = model.config
-    if c["context_dim"] is None or not c["middle_attention"] or not c["skip"]:
-        raise ValueError(
-            "diffusers has no such U-Net: expected one with a context, skips and middle attention, got "
-            f"context_dim={c['context_dim']}, skip={c['skip']}, middle_attention={c['middle_attention']}"
-        )
-    return UNET | {
+    if not c["skip"]:
+        raise ValueError("diffusers has no U-Net with skip=False")
+    shared = {
         "sample_size": size[0] if size[0] == size[1] else size,  # some pipelines of diffusers insist on one number
         "in_channels": c["in_channels"],
         "out_channels": c["out_channels"],
         "block_out_channels": c["channels"],
         "layers_per_block": c["blocks_per_level"],
-        "down_block_types": ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in c["attention"]],
-        "up_block_types": ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(c["attention"])],
-        "attention_head_dim": c["heads"],
-        "cross_attention_dim": c["context_dim"],
-        "use_linear_projection": c["projection"] == "linear",
+        "dropout": 0.0,
         "norm_num_groups": _groups(model),
         "norm_eps": c["eps"],
         "num_class_embeds": None if c["num_classes"] is None else c["num_classes"] + 1,
     }
+    if c["context_dim"] is None:
+        return (
+            UNET_2D
+            | shared
+            | _kinds(c, "Attn")
+            | {
+                "attention_head_dim": _head_dim(c),
+                "add_attention": c["middle_attention"],
+            }
+        )
+    if not c["middle_attention"]:
+        raise ValueError("diffusers has no U-Net for words with middle_attention=False")
+    return (
+        UNET
+        | shared
+        | _kinds(c, "CrossAttn")
+        | {
+            "attention_head_dim": c["heads"],
+            "cross_attention_dim": c["context_dim"],
+            "use_linear_projection": c["projection"] == "linear",
+        }
+    )
+
+
+def _kinds(c: dict, prefix: str) -> dict:
+    down = [f"{prefix if attends else ''}DownBlock2D" for attends in c["attention"]]
+    return {"down_block_types": down, "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)]}
+
+
+def _head_dim(c: dict) -> int | None:
+    """How many channels a head has; without words, diffusers knows one number for all levels."""
+    levels = [level for level, attends in enumerate(c["attention"]) if attends]
+    levels += [len(c["channels"]) - 1] if c["middle_attention"] else []
+    widths = {level: c["channels"][level] // c["heads"][level] for level in levels}
+    if not widths:
+        return None
+    if len(set(widths.values())) > 1:
+        common = math.gcd(*widths.values())
+        heads = [width // common if level in widths else 1 for level, width in enumerate(c["channels"])]
+        raise ValueError(
+            "diffusers has no U-Net without words whose heads have different widths, got channels / heads of "
+            f"{', '.join(f'{width} at level {level}' for level, width in sorted(widths.items()))}: "
+            f"build it with heads={heads}, so that each has {common}"
+        )
+    return next(iter(widths.values()))
 
 
 def vae(model: AutoencoderKL, size: list[int]) -> dict:
@@ -101,10 +145,14 @@ def schedule(noise: NoiseSchedule, predicts: str, spacing: str, offset: int, end
 
 def _groups(model: nn.Module) -> int:
     """How many groups its normalisations have; diffusers knows one number for all."""
-    found = {module.num_groups for module in model.modules() if isinstance(module, nn.GroupNorm)}
+    norms = [module for module in model.modules() if isinstance(module, nn.GroupNorm)]
+    found = {norm.num_groups for norm in norms}
     if len(found) != 1:
+        common, narrow = math.gcd(*(norm.num_channels for norm in norms)), min(norm.num_channels for norm in norms)
+        fitting = [groups for groups in range(1, common + 1) if common % groups == 0]
+        best = max(groups for groups in fitting if groups <= max(1, min(32, narrow // 4)))  # as `layers.group_norm`
         raise ValueError(
             f"diffusers has no {type(model).__name__} whose normalisations have {sorted(found)} groups: "
-            "build it with one number of groups, groups=..."
+            f"build it with one number of groups, groups={best}; its widths split into {', '.join(map(str, fitting))}"
         )
     return found.pop()

@@ -56,7 +56,7 @@ def load(
         raise FileNotFoundError(f"{folder} has no weights of the variant {variant!r}: leave it out, or name another")
     build = dict(unet=configs.unet, vae=configs.vae, text_encoder=configs.text_encoder)
     parts = {name: _network(folder / name, build[name], variant, device, dtype) for name in build}
-    h, w = configs.latent_size(*_config(folder / "unet", "config.json"))
+    h, w = configs.sample_size(*_config(folder / "unet", "config.json"))
     f = parts["vae"].multiple
     file = folder / "scheduler" / "scheduler_config.json"
     scheduler = index.get("scheduler")
