@@ -91,30 +91,6 @@ def test_every_recipe_can_be_called_so():
         inspect.signature(course.recipe(name).train).bind(None, steps=None, seed=0, resume=True)
 
 
-def test_lab_opens_the_first_lesson(monkeypatch, tmp_path):
-    calls = []
-    (tmp_path / "notebooks").mkdir()
-    for name in ("02_noise", "00_one_u_four_jobs", "01_segment", "scratch"):
-        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
-    monkeypatch.setattr(course, "PACKAGE", tmp_path / "minildm")
-    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 3)
-    names = ["00_one_u_four_jobs.ipynb", "01_segment.ipynb", "02_noise.ipynb"]
-    assert [path.name for path in course.lessons()] == names
-    assert cli.main(["lab", "--no-browser"]) == 3
-    (command,) = calls
-    assert command[:3] == [sys.executable, "-m", "jupyterlab"]
-    assert command[command.index("--ServerApp.root_dir") + 1] == str(tmp_path)
-    assert command[command.index("--LabApp.default_url") + 1] == f"/lab/tree/notebooks/{names[0]}"
-    assert command[-1] == "--no-browser"
-
-
-def test_lab_away_from_the_lessons_says_where_they_are(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(course, "PACKAGE", tmp_path / "minildm")
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["lab"]) == 1
-    assert "checkout" in capsys.readouterr().err
-
-
 def test_without_the_extras_it_says_how_to_get_them(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "typer", None)
     assert cli.main([]) == 1

@@ -130,8 +130,10 @@ def test_a_notebook_is_committed_as_it_ran(path):
 def test_links_of_a_notebook_lead_somewhere(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    broken = [link for link in links(prose) if not (path.parent / link.partition("#")[0]).exists()]
-    assert not [link for link in broken if not link.startswith("attachment:")]
+    to_files = [link for link in links(prose) if not link.startswith("attachment:")]
+    assert not [link for link in to_files if not (path.parent / link.partition("#")[0]).exists()]
+    # `minildm lab` copies notebooks/ alone into a learner's folder.
+    assert not [link for link in to_files if ROOT / "notebooks" not in (path.parent / link).resolve().parents]
 
 
 def test_make_notebooks_replaces_only_what_ran(tmp_path, monkeypatch, capsys):
@@ -172,11 +174,13 @@ def test_a_path_of_this_machine_is_seen(monkeypatch):
     assert "1.6 MB" in said
 
 
-def test_the_wheel_carries_the_package_and_its_weights(tmp_path):
+def test_the_wheel_carries_the_package_its_weights_and_the_lessons(tmp_path):
     wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
     names = set(zipfile.ZipFile(wheel).namelist())
     here = {path.relative_to(ROOT).as_posix() for path in (ROOT / "minildm").rglob("*") if path.is_file()}
-    here = {name for name in here if "__pycache__" not in name}
+    lessons = [path.relative_to(ROOT / "notebooks") for path in (ROOT / "notebooks").rglob("*") if path.is_file()]
+    here |= {f"minildm/_lessons/{path.as_posix()}" for path in lessons}
+    here = {name for name in here if "__pycache__" not in name and ".ipynb_checkpoints" not in name}
     assert {name for name in names if ".dist-info/" not in name} == here
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
@@ -185,7 +189,16 @@ def test_the_source_distribution_is_lean(tmp_path):
     archive = next(SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
     with tarfile.open(archive) as file:
         top = {name.split("/")[1] for name in file.getnames()}
-    assert top == {"minildm", "README.md", "LICENSE", "constraints.txt", "pyproject.toml", "PKG-INFO", ".gitignore"}
+    assert top == {
+        "minildm",
+        "notebooks",
+        "README.md",
+        "LICENSE",
+        "constraints.txt",
+        "pyproject.toml",
+        "PKG-INFO",
+        ".gitignore",
+    }
 
 
 def test_the_top_level_holds_what_it_should():

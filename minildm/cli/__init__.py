@@ -12,6 +12,7 @@ from typing import Annotated
 
 import minildm
 from minildm.cli import _course as course
+from minildm.cli import _lessons
 from minildm.cli import _painting as painting
 from minildm.optional import require
 from minildm.pipeline import SAMPLERS
@@ -129,9 +130,21 @@ def _parser() -> Callable:
         painting.evaluate(model, split, language, per_task=per_task, seeds=seeds, json_file=json, **how)
 
     @app.command("lab", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-    def lab_command(context: typer.Context):
-        """Open JupyterLab at the first lesson. Further options go to JupyterLab, for example --no-browser."""
-        raise typer.Exit(course.lab(context.args))
+    def lab_command(
+        context: typer.Context,
+        folder: Annotated[
+            str | None, typer.Argument(metavar="[FOLDER]", help="Where they are to lie; first of the arguments.")
+        ] = None,
+        copy_only: Annotated[
+            bool, typer.Option("--copy-only", help="Bring the lessons, and do not open them.")
+        ] = False,
+    ):
+        """Open JupyterLab at the first lesson; further options go to JupyterLab, for example --no-browser.
+
+        In a checkout of the course its own lessons are opened. Elsewhere, or with FOLDER, they are copied there
+        first (by default into minildm-lessons), never over a lesson that you have changed.
+        """
+        raise typer.Exit(_lessons.lab([folder] * (folder is not None) + context.args, copy_only))
 
     @app.command("train")
     def train_command(
