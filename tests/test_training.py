@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -307,6 +308,107 @@ def test_progress_bar_shows_or_hides(capsys):
     assert "3/3" in shown and "loss=" in shown and "lr=" in shown
 
 
+def test_the_place_of_the_checkpoint_is_said_at_the_start(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = dict(batch_size=2, checkpoint="runs/mine.safetensors", checkpoint_seconds=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(Number(), crash_at(2, factors), product, steps=3, **settings)
+    assert capsys.readouterr().out == "checkpoint: runs/mine.safetensors (new)\n"
+    assert os.listdir("runs") == ["mine.safetensors"]
+    train(Number(), factors, product, steps=3, **settings)
+    assert capsys.readouterr().out == "checkpoint: runs/mine.safetensors (goes on after step 1 of 3)\n"
+    train(Number(), factors, product, steps=3, **settings, **QUIET)
+    assert capsys.readouterr() == ("", "")
+
+
+# --- what it tells a log
+
+
+def test_the_log_hears_of_each_step(tmp_path):
+    told = []
+    settings = dict(batch_size=2, lr=0.1, warmup=2, weight_decay=0, ema=None, **QUIET)
+    validations = {3: {"dice": np.float32(0.5), "ap": torch.tensor(0.25)}, 4: 7, 5: None}
+
+    def validate(model):
+        return validations.get(len(told) + 1)
+
+    def log(step, numbers):
+        told.append((step, numbers))
+        if len(told) == 4:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "c.safetensors"
+    how = dict(steps=5, validate=validate, validate_every=1, checkpoint=path, checkpoint_seconds=0, log=log)
+    with pytest.raises(KeyboardInterrupt):
+        train(Number(), factors, product, **how, **settings)
+    history = train(Number(), factors, product, **how, **settings)
+    assert [step for step, _ in told] == [1, 2, 3, 4, 4, 5]  # what was done after the checkpoint is done again
+    assert [numbers["loss"] for _, numbers in told[:4] + told[5:]] == history.loss
+    assert [numbers["lr"] for _, numbers in told[:3]] == [learning_rate(step, 5, 0.1, 2) for step in range(3)]
+    means = [factors_at(step) for step in range(3)]  # the gradient of the product, before it was clipped to 1
+    assert [numbers["grad_norm"] for _, numbers in told[:3]] == pytest.approx(means)
+    assert {name: told[2][1][name] for name in ("validation/dice", "validation/ap")} == {
+        "validation/dice": 0.5,
+        "validation/ap": 0.25,
+    }
+    assert told[3][1]["validation"] == 7.0 and set(told[5][1]) == {"loss", "lr", "grad_norm"}
+    assert all(type(value) is float for _, numbers in told for value in numbers.values())
+
+
+def factors_at(step):
+    seen = []
+    train(
+        Number(),
+        lambda generator, n: seen.append(factors(generator, n)) or seen[-1],
+        product,
+        steps=step + 1,
+        batch_size=2,
+        **QUIET,
+    )
+    return seen[step]["x"].mean().item()
+
+
+def test_the_logs_of_the_docstring_work(tmp_path, monkeypatch):
+    """A CSV file, and the two services' writers, stood in for."""
+    monkeypatch.chdir(tmp_path)
+    calls = []
+
+    class Writer:
+        def __init__(self, folder):
+            self.folder = folder
+
+        def add_scalar(self, name, value, step):
+            calls.append((self.folder, step, name, value))
+
+    class Run:
+        def log(self, numbers, step):
+            calls.append(("wandb", step, numbers))
+
+    namespace = {
+        "torch": types.SimpleNamespace(
+            utils=types.SimpleNamespace(tensorboard=types.SimpleNamespace(SummaryWriter=Writer))
+        ),
+        "wandb": types.SimpleNamespace(init=lambda project: Run()),
+    }
+    indented = [line[8:] for line in train.__doc__.splitlines() if line.startswith(8 * " ")]
+    lines = indented[indented.index('file = open("log.csv", "a")') :]
+    examples = [lines[at : at + 3] for at in (0, 3, 6)]
+    for example in examples:
+        exec("\n".join(example), namespace)  # noqa: S102
+        history = train(
+            Number(), factors, product, steps=2, batch_size=2, validate=lambda m: 3, log=namespace["log"], **QUIET
+        )
+    namespace["file"].close()
+    rows = [line.split(",") for line in Path("log.csv").read_text().splitlines()]
+    assert [(int(row[0]), float(row[1]), len(row)) for row in rows] == [
+        (1, history.loss[0], 4),
+        (2, history.loss[1], 4),
+    ]
+    scalars = {(step, name): value for folder, step, name, value in (call for call in calls if call[0] == "logs")}
+    assert scalars[2, "loss"] == history.loss[1] and scalars[2, "validation"] == 3 and len(scalars) == 7
+    assert [call[1] for call in calls if call[0] == "wandb"] == [1, 2] and calls[-1][2]["validation"] == 3
+
+
 # --- checkpoints
 
 
@@ -501,6 +603,15 @@ def test_killed_at_random_moments(tmp_path):
     assert found == ["killed.safetensors", "whole.safetensors"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
+def test_stopped_by_signals_it_saves_and_goes_on_to_the_same(tmp_path):
+    _in_fresh_process("signals", tmp_path)
+    whole, _ = storage.read(tmp_path / "whole.safetensors")
+    stopped, _ = storage.read(tmp_path / "stopped.safetensors")
+    assert len(whole["loss"]) == KILL_STEPS and same(whole, stopped)
+    assert sorted(os.listdir(tmp_path)) == ["stopped.safetensors", "whole.safetensors"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_processes_learn_what_one_does(tmp_path):
     _in_fresh_process("processes", tmp_path)
@@ -548,21 +659,26 @@ def _fork(work, *arguments):
     return child
 
 
+def _to_the_end(folder, name, pipe, checkpoint_seconds=0.0):
+    """A training that says at each step, into a pipe, that it is there."""
+    os.fsync = lambda file: None  # it guards against power cuts, not kills, and some disks take their time
+
+    def batch(generator, n):
+        if pipe is not None:
+            os.write(pipe, b".")
+        return images(generator, n)
+
+    path = Path(folder, f"{name}.safetensors")
+    settings = dict(steps=KILL_STEPS, batch_size=4, checkpoint=path, checkpoint_seconds=checkpoint_seconds)
+    train(Tiny(), batch, cross_entropy, **settings, **QUIET)
+
+
 def _kills(folder):
     """One training runs through; the other is killed eight times, each after some steps and some microseconds."""
     dice = random.Random(3)
 
     def run(name, pipe):
-        os.fsync = lambda file: None  # it guards against power cuts, not kills, and some disks take their time
-
-        def batch(generator, n):
-            if pipe is not None:
-                os.write(pipe, b".")
-            return images(generator, n)
-
-        path = Path(folder, f"{name}.safetensors")
-        settings = dict(steps=KILL_STEPS, batch_size=4, checkpoint=path, checkpoint_seconds=0)
-        train(Tiny(), batch, cross_entropy, **settings, **QUIET)
+        _to_the_end(folder, name, pipe)
 
     child = _fork(run, "whole", None)
     assert os.waitpid(child, 0)[1] == 0
@@ -581,6 +697,46 @@ def _kills(folder):
     assert os.waitpid(child, 0)[1] == 0
 
 
+def _signals(folder):
+    """The same, asked to stop; only then does it write a checkpoint, but for the first and the last step."""
+    dice = random.Random(4)
+
+    def run(name, pipe):
+        try:
+            _to_the_end(folder, name, pipe, checkpoint_seconds=1e9)
+        except SystemExit as stop:
+            os._exit(stop.code)
+        except KeyboardInterrupt as stop:
+            assert re.fullmatch(
+                r"stopped after step \d+ of 90; the same training goes on from .*safetensors", str(stop)
+            )
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            os._exit(130)
+
+    child = _fork(run, "whole", None)
+    assert os.waitpid(child, 0)[1] == 0
+    before = 0
+    for number, code in [(signal.SIGTERM, 143), (signal.SIGINT, 130)] * 3:
+        end, start = os.pipe()
+        child = _fork(run, "stopped", start)
+        os.close(start)
+        more = dice.randint(2, 9)
+        for _ in range(more):
+            os.read(end, 1)
+        time.sleep(dice.random() * 0.01)
+        os.kill(child, number)
+        _, status = os.waitpid(child, 0)
+        os.close(end)
+        assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == code
+        done = restore(Tiny(), Path(folder, "stopped.safetensors")).step
+        assert done >= before + more - 1
+        before = done
+    assert before < KILL_STEPS
+    child = _fork(run, "stopped", None)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def _processes(folder):
     """The same training in one process, and in two that `accelerate` joins, there with a crash and a resume."""
 
@@ -595,6 +751,23 @@ def _processes(folder):
                 train(model, images, cross_entropy, batch_size=7, **settings, **QUIET)
             with pytest.raises(KeyboardInterrupt):
                 train(model, crash_at(12), cross_entropy, batch_size=6, checkpoint_seconds=0, **settings, **QUIET)
+            if rank == 1:  # one of the two is told to stop, and both do, at the same step
+
+                def log(step, numbers):
+                    raise AssertionError("the first process logs")
+
+                def batch(generator, n):
+                    if not told:
+                        told.append(os.kill(os.getpid(), signal.SIGTERM))
+                    return images(generator, n)
+
+                told = []
+            else:
+                batch, log = images, None
+            with pytest.raises(SystemExit) as stop:
+                how = dict(checkpoint_seconds=1e9, log=log, batch_size=6)
+                train(model, batch, cross_entropy, **how, **settings, **QUIET)
+            assert stop.value.code == 143 and 12 <= restore(model, settings["checkpoint"]).step <= 14
         looks = dict(validate=lambda model: float(model.first.weight.sum()), validate_every=15)
         history = train(model, images, cross_entropy, batch_size=6, **settings, **looks, **QUIET)
         assert [step for step, _ in history.validation] == [15, 20]  # known to each process, the first one looked
@@ -617,4 +790,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for slow in ("accelerate", "torch._dynamo", "torch.distributed.tensor"):  # imported once here, not in each fork
         importlib.import_module(slow)
-    {"kills": _kills, "processes": _processes}[sys.argv[1]](sys.argv[2])
+    {"kills": _kills, "signals": _signals, "processes": _processes}[sys.argv[1]](sys.argv[2])
