@@ -225,3 +225,24 @@ def test_python_is_new_enough_everywhere():
     assert f"Python {lowest.version} to 3.13" in README
     major, minor = lowest.version.split(".")
     assert f"({major}, {minor}) <= sys.version_info < (3, 14)" in (ROOT / ".ci" / "setup").read_text(encoding="utf-8")
+
+
+def test_the_workflow_runs_what_make_runs():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    job = workflow["jobs"]["test"]
+    matrix = job["strategy"]["matrix"]
+    assert [name.split("-")[0] for name in matrix["system"]] == ["ubuntu", "macos", "windows"]
+    assert matrix["python"] == ["3.11", "3.13"]
+    run = "\n".join(step["run"] for step in job["steps"] if "run" in step)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (pytest_line,) = re.findall(r"^PYTEST := (.+)$", makefile, re.MULTILINE)
+    for command in ("make test", pytest_line, "-m ruff check .", "-m ruff format --check .", '-e ".[test]"'):
+        assert command in run
+
+
+def test_continuous_integration_begins_with_the_style_and_ends_with_pytest():
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1] == "make test"
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^test: lint\n\t@\$\(PY\) \$\(PYTEST\) \$\(ARGS\)\n\n", makefile, re.MULTILINE)
+    lint = makefile.partition("\nlint: ")[2].partition("\n\n")[0]
+    assert "ruff check" in lint and "ruff format --check" in lint
