@@ -13,6 +13,8 @@ def find(folder_or_repo_id: str | Path, variant: str | None = None) -> Path:
     folder = Path(folder_or_repo_id)
     if folder.is_dir():
         return folder
+    if folder.suffix == ".safetensors":
+        raise ValueError(f"{folder} is one file: load_single_file(file, tokenizer) reads it")
     if not isinstance(folder_or_repo_id, str) or not re.fullmatch(r"[\w-]+/[\w.-]+", folder_or_repo_id):
         raise FileNotFoundError(f"there is no folder {str(folder_or_repo_id)!r}, and it is no name like 'owner/name'")
     try:

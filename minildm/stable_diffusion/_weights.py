@@ -79,23 +79,26 @@ def files(folder: Path, variant: str | None = None) -> list[Path]:
 
 def fill(
     module: nn.Module,
-    names: dict[str, str],
+    named: Callable[[str], str],
     files: Iterable[Path],
     where: Path,
     device: str | torch.device,
     dtype: torch.dtype,
     *,
     today: Callable[[str], str | None] = str,
-    convert: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor,
+    part: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor,
 ) -> nn.Module:
     """A module on "meta" with the tensors of files, each read straight into its place.
 
-    names: what the files call a parameter -> its name in the module.  where: what lacks tensors, in an error.
-    today: what a tensor of a file is called in `names`; None: it does not count.  convert: a tensor of another shape.
+    named: what the files call a parameter of the module.  where: what lacks tensors, in an error.
+    today: what a tensor of a file is called today; None: it does not count.
+    part: of a tensor what a parameter of the module is, where several lie in one, or its shape is another.
     Raises ValueError for a tensor too many, too few, of another shape, or in a damaged file.
     """
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    found = {}
+    names, found = {}, {}
+    for name in shapes:
+        names.setdefault(named(name), []).append(name)
     for path in files:
         try:
             with safe_open(path, framework="pt", device=str(device)) as tensors:
@@ -104,15 +107,16 @@ def fill(
                         continue
                     if known not in names:
                         raise ValueError(f"{path}: the tensor {name} belongs to no part of this network")
-                    to = names[known]
-                    tensor = convert(to, tensors.get_tensor(name))
-                    if tensor.shape != shapes[to]:
-                        expected = tuple(shapes[to])
-                        raise ValueError(f"{path}: expected {name} of shape {expected}, got {tuple(tensor.shape)}")
-                    found[to] = tensor.to(dtype)
+                    whole = tensors.get_tensor(name)
+                    for to in names[known]:
+                        tensor = part(to, whole)
+                        if tensor.shape != shapes[to]:
+                            expected = tuple(shapes[to])
+                            raise ValueError(f"{path}: expected {name} of shape {expected}, got {tuple(tensor.shape)}")
+                        found[to] = tensor.to(dtype)
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged: {error}") from error
-    missing = [theirs for theirs, name in names.items() if name not in found]
+    missing = [theirs for theirs, ours in names.items() if ours[0] not in found]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ValueError(f"{where} lacks tensors: {', '.join(missing[:3])}{more}")

@@ -5,6 +5,7 @@ The networks are the classes of the course; nothing here computes anything.
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -160,5 +161,5 @@ def _network(
     """A network from its configuration, each tensor read straight into its place."""
     with torch.device("meta"):  # shapes only, so that nothing is held twice
         module = _build(build, *_config(folder, "config.json"))
-    names = {reference_name(module, name): name for name in module.state_dict()}
-    return weights.fill(module, names, weights.files(folder, variant), folder, device, dtype, today=today)
+    files = weights.files(folder, variant)
+    return weights.fill(module, partial(reference_name, module), files, folder, device, dtype, today=today)
