@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from minildm import weights
 from minildm.data import VOCABULARY, Prompt, parse
 from minildm.data.scenes import bounding_box
+from minildm.images import Images, to_model, to_unit
 from minildm.optional import require
-from minildm.tensors import check_images, evaluating, to_pictures
+from minildm.tensors import check_images, evaluating
 
 SPECK = 12  # pixels of a 64×64 picture: less than that is no object
 
@@ -32,21 +33,22 @@ class Found(NamedTuple):
     mask: np.ndarray  # (h, w) bool
 
 
-def inspect(images: Tensor | Sequence, model: nn.Module | None = None) -> list[list[Found]]:
+def inspect(images: Images, model: nn.Module | None = None) -> list[list[Found]]:
     """Object detection: for each picture, the objects in it, from left to right.
 
-    images: a tensor (b, 3, h, w) in [0, 1], or a list of PIL pictures of one size; the judge knows 64×64. Their sides
-        are multiples of what the network divides them by (8 for the shipped judge), and at least twice as long.
+    images: a tensor (b, 3, h, w) in [0, 1], a list of PIL pictures of one size, or whatever else `images` takes,
+        transparent ones on white; the judge knows 64×64. Their sides are multiples of what the network divides them by
+        (8 for the shipped judge), and at least twice as long.
     model: a `UNet(3, 1 + len(VOCABULARY), ...)` whose outputs are ground and names; by default the shipped judge.
     Raises ValueError for images of another shape or range, for a network of another number of outputs, and where
     `data.VOCABULARY` is not what the shipped judge learned.
     """
     model = _shipped() if model is None else model
-    classes = class_map(model, to_pictures(images))
+    classes = class_map(model, images)
     return [objects(picture) for picture in classes]
 
 
-def score(images: Tensor | Sequence, prompts: Sequence[str | Prompt], model: nn.Module | None = None) -> list[bool]:
+def score(images: Images, prompts: Sequence[str | Prompt], model: nn.Module | None = None) -> list[bool]:
     """GenEval's verdict: for each picture, whether it shows what its prompt asks for and nothing else, no `faults`.
 
     images, model: as in `inspect`.  prompts: captions in English or Chinese, as `data.parse` reads them, or Prompts;
@@ -55,7 +57,7 @@ def score(images: Tensor | Sequence, prompts: Sequence[str | Prompt], model: nn.
     caption of another one of its task, unless that asks for the same.
     Raises ValueError for prompts that it cannot read, another number of them, and what `inspect` refuses.
     """
-    images = to_pictures(images)
+    images = to_unit(images)
     prompts = [prompts] * len(images) if isinstance(prompts, str | Prompt) else list(prompts)
     if len(prompts) != len(images):
         raise ValueError(f"expected a prompt for each picture, got {len(prompts)} for {len(images)} pictures")
@@ -105,10 +107,10 @@ def relations(a: Sequence[int], b: Sequence[int]) -> set[str]:
 
 
 @torch.no_grad()
-def class_map(model: nn.Module, images: Tensor) -> np.ndarray:
+def class_map(model: nn.Module, images: Images) -> np.ndarray:
     """Semantic segmentation, the likeliest class of each pixel: 0 = ground, i + 1 = VOCABULARY[i].
 
-    images: (b, 3, h, w) in [0, 1].  Returns (b, h, w) int64.  Raises ValueError as `inspect` does.
+    images: as in `inspect`.  Returns (b, h, w) int64.  Raises ValueError as `inspect` does.
     """
     with evaluating(model):
         maps = [_classes(model(part)) for part in _parts(model, images)]
@@ -127,7 +129,7 @@ def _classes(scores: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def features(images: Tensor | Sequence, model: nn.Module | None = None) -> Tensor:
+def features(images: Images, model: nn.Module | None = None) -> Tensor:
     """Features of pictures for the distances of `metrics`, from the judge's encoder. -> (b, 2 * channels[-1])
 
     The mean and the standard deviation over the picture of its coarsest feature map.  images: as in `inspect`.
@@ -135,7 +137,7 @@ def features(images: Tensor | Sequence, model: nn.Module | None = None) -> Tenso
     """
     model = _shipped() if model is None else model
     with evaluating(model):
-        maps = torch.cat([model.encode(part)[-1] for part in _parts(model, to_pictures(images))])
+        maps = torch.cat([model.encode(part)[-1] for part in _parts(model, images)])
     maps = maps.flatten(2)  # (b, c, h w)
     return torch.cat([maps.mean(2), maps.std(2)], dim=1)
 
@@ -174,16 +176,16 @@ def objects(classes: np.ndarray) -> list[Found]:
     return sorted((one for one in found if one.mask.sum() * 10 > largest[one.name]), key=lambda one: one.box)
 
 
-def _parts(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+def _parts(model: nn.Module, images: Images) -> tuple[Tensor, ...]:
     """Pictures as the judge takes them, in [-1, 1] and where it is; a few at a time, so that memory stays small."""
-    multiple = getattr(model, "multiple", 1)
+    multiple, images = getattr(model, "multiple", 1), to_model(images)
     check_images(images, 3, multiple)
     h, w = images.shape[2:]
     if min(h, w) < 2 * multiple:  # a coarsest map of one pixel has no spread, and no room for an object and its ground
         side = 2 * multiple
         raise ValueError(f"expected pictures of at least {side}×{side} pixels, got {h}×{w}: scale them up")
     parameter = next(model.parameters())
-    return images.to(parameter.device, parameter.dtype).mul(2).sub(1).split(64)
+    return images.to(parameter.device, parameter.dtype).split(64)
 
 
 @cache

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from minildm.data.masks import labels
+from minildm.images import Images, to_unit
 from minildm.optional import require
-from minildm.tensors import to_pictures
 
 
 def _label_pair(true: np.ndarray, pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,11 +119,12 @@ def _maps(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     return maps.float(), masks
 
 
-def psnr(true: Tensor, pred: Tensor) -> Tensor:
+def psnr(true: Images, pred: Images) -> Tensor:
     """Peak signal-to-noise ratio of each picture in dB, -10 log10 of its mean squared error; inf for an equal picture.
 
-    true, pred: (b, c, h, w) in [0, 1], so that the peak is 1. The error is averaged over a picture's pixels and
-    channels; pictures are not averaged: the mean of what is returned weighs them equally, and is inf if one is.
+    true, pred: (b, c, h, w) in [0, 1], so that the peak is 1, or whatever `images` takes. The error is averaged over a
+    picture's pixels and channels; pictures are not averaged: the mean of what is returned weighs them equally, and is
+    inf if one is.
     -> (b,).  Computed by `torchmetrics`.  Raises ValueError for other shapes or ranges.
     """
     true, pred = _pictures_of_one_shape(true, pred)
@@ -131,7 +132,7 @@ def psnr(true: Tensor, pred: Tensor) -> Tensor:
     return functional.peak_signal_noise_ratio(pred, true, data_range=1.0, reduction="none", dim=(1, 2, 3))
 
 
-def ssim(true: Tensor, pred: Tensor) -> Tensor:
+def ssim(true: Images, pred: Images) -> Tensor:
     """Structural similarity of each picture, at most 1, for equal ones: do brightness, contrast and pattern agree?
 
     true, pred: (b, c, h, w) in [0, 1], at least 6×6. It is taken in a Gaussian window (sigma 1.5) around each pixel,
@@ -146,13 +147,14 @@ def ssim(true: Tensor, pred: Tensor) -> Tensor:
     return functional.structural_similarity_index_measure(pred, true, data_range=1.0, reduction="none")
 
 
-def _pictures_of_one_shape(true: Tensor, pred: Tensor) -> tuple[Tensor, Tensor]:
-    if true.shape != pred.shape or true.ndim != 4 or not len(true):
+def _pictures_of_one_shape(true: Images, pred: Images) -> tuple[Tensor, Tensor]:
+    true, pred = (to_unit(x, x.shape[1] if isinstance(x, Tensor) and x.ndim == 4 else None) for x in (true, pred))
+    if true.shape != pred.shape or not len(true):
         raise ValueError(
             f"expected two batches of pictures of one shape (b, c, h, w), got {tuple(true.shape)} and "
             f"{tuple(pred.shape)}"
         )
-    return to_pictures(true, true.shape[1]).float(), to_pictures(pred, true.shape[1]).float()
+    return true, pred
 
 
 def frechet_distance(made: Tensor, real: Tensor) -> float:

@@ -1,14 +1,15 @@
-"""Small tensor helpers: broadcasting, device choice, pictures as tensors, shape checks whose errors say what to do."""
+"""Small tensor helpers: broadcasting, device choice, shape checks whose errors say what to do."""
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from minildm.optional import moved
 
 
 def expand(v: Tensor, like: Tensor) -> Tensor:
@@ -38,16 +39,21 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 def check_images(x: Tensor, channels: int, multiple: int = 1) -> None:
-    """Raise ValueError unless `x` is a batch (b, channels, h, w) with h and w divisible by `multiple`."""
+    """Raise ValueError unless `x` is a floating-point batch (b, channels, h, w), h and w divisible by `multiple`."""
     if not isinstance(x, Tensor):
         raise ValueError(f"expected a tensor of images (b, {channels}, h, w), got {type(x).__name__}")
     if x.ndim != 4:
-        hint = "; add a batch axis with x[None]" if x.ndim == 3 else ""
+        hint = {2: "; add two axes with x[None, None]", 3: "; add a batch axis with x[None]"}.get(x.ndim, "")
         raise ValueError(f"expected images (b, {channels}, h, w), got shape {tuple(x.shape)}{hint}")
     if x.shape[1] != channels:
         raise ValueError(
             f"expected {channels} channels, got {x.shape[1]} in shape {tuple(x.shape)} (b, c, h, w); "
             f"build the network with in_channels={x.shape[1]}, or convert the images"
+        )
+    if not x.is_floating_point():
+        raise ValueError(
+            f"expected images as floating-point numbers, got {x.dtype}; minildm.images.to_model makes them of bytes, "
+            "files and PIL images, in [-1, 1]"
         )
     h, w = x.shape[2:]
     if h % multiple or w % multiple or not h or not w:
@@ -57,28 +63,6 @@ def check_images(x: Tensor, channels: int, multiple: int = 1) -> None:
             f"{multiple.bit_length() - 1} times; got {h}×{w}: pad or resize it to {fit[0]}×{fit[1]}, "
             "or build the network with fewer levels"
         )
-
-
-def to_pictures(images: Tensor | Sequence, channels: int = 3) -> Tensor:
-    """Pictures as a tensor (b, channels, h, w) in [0, 1], from such a tensor or from a list of PIL pictures.
-
-    Raises ValueError for another shape or range, and for pictures of different sizes.
-    """
-    if not isinstance(images, Tensor):
-        images = list(images)
-        if not images:
-            return torch.zeros(0, 3, 64, 64)
-        arrays = [np.asarray(image.convert("RGB"), np.float32) / 255 for image in images]
-        if len({array.shape for array in arrays}) > 1:
-            raise ValueError(f"expected pictures of one size, got {sorted({image.size for image in images})}")
-        images = torch.from_numpy(np.stack(arrays)).movedim(-1, 1)
-    check_images(images, channels)
-    if images.numel() and not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
-        low, high = images.aminmax()
-        raise ValueError(
-            f"expected pictures in [0, 1], got values from {low:.3g} to {high:.3g}; (x + 1) / 2 maps [-1, 1]"
-        )
-    return images
 
 
 @contextmanager
@@ -150,3 +134,6 @@ def defaults(device: str | torch.device, dtype: torch.dtype = torch.float32) -> 
             yield
     finally:
         torch.set_default_dtype(before)
+
+
+__getattr__ = moved(__name__, {"to_pictures": "minildm.images.to_unit"})

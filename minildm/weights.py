@@ -197,7 +197,7 @@ def _class(name: str) -> type[nn.Module]:
 
 def _added(module: nn.Module) -> Iterator[str]:
     """What was put into a module from outside, in words."""
-    names = [name.replace("_orig_mod.", "") for name in module.state_dict(keep_vars=True)]
+    names = list(storage.state(module)) if isinstance(module, nn.Module) else []
     for pattern, what in _ADDED.items():
         if found := next((name for name in names if re.search(pattern, name)), None):
             yield f"{what} (found {found})"

@@ -198,9 +198,7 @@ def test_integers_have_no_range_and_are_refused(dtype):
     """Whether 200 is bright or far too bright is not for the autoencoder to guess."""
     model, x = AutoencoderKL(**SMALL, scale_factor=2.0), torch.ones(2, 3, 8, 12).to(dtype)
     for call in (model.measure_scale, model.encode, model, lambda x: tiled_encode(model, x)):
-        with pytest.raises(
-            ValueError, match=rf"in \[-1, 1\] as floating-point numbers, got {dtype}; x.float\(\) / 127.5"
-        ):
+        with pytest.raises(ValueError, match=f"images as floating-point numbers, got {dtype}; minildm.images.to_model"):
             call(x)
     for call in (model.decode, lambda z: tiled_decode(model, z)):
         with pytest.raises(ValueError, match=f"expected latents as floating-point numbers, got {dtype}"):

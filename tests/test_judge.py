@@ -80,10 +80,39 @@ def painted():
 def test_inspect_takes_tensors_and_pictures():
     picture = painted()
     tensor = torch.from_numpy(picture).movedim(-1, 0)[None] / 255
-    for images in (tensor, [Image.fromarray(picture)], tensor.repeat(70, 1, 1, 1)):
+    rgba = Image.fromarray(np.concatenate([picture, np.full((64, 64, 1), 255, np.uint8)], -1))
+    several = (
+        tensor,
+        [Image.fromarray(picture)],
+        tensor.repeat(70, 1, 1, 1),
+        picture[None],
+        [picture],
+        [rgba, tensor[0]],
+    )
+    for images in several:
         found = judge.inspect(images, Reader())
         assert len(found) == len(images) and all(names(one) == [VOCABULARY[7]] for one in found)
+    for image in (picture, tensor[0], tensor[0].mul(255).round().byte(), rgba):
+        (found,) = judge.inspect(image, Reader())
+        assert names(found) == [VOCABULARY[7]]
     assert judge.inspect([], Reader()) == []
+
+
+@pytest.mark.parametrize("where", [0, 20, 60])
+def test_what_is_transparent_is_seen_on_white(where):
+    """Reader sees class 7 where red is 7; all around is transparent black, which on white is no class of its own."""
+
+    class White(Reader):
+        def forward(self, x):
+            return super().forward(torch.where(x > 0.99, -1, x))
+
+    picture = np.zeros((64, 64, 4), np.uint8)
+    picture[where : where + 4, 10:14] = 7, 0, 0, 255
+    image = Image.fromarray(picture)
+    on_white = Image.new("RGB", image.size, "white")
+    on_white.paste(image, mask=image.getchannel("A"))
+    for given in (image, picture, on_white, torch.from_numpy(picture).movedim(-1, 0)):
+        assert [one.box for one in judge.inspect(given, White())[0]] == [(10, where, 14, where + 4)]
 
 
 @pytest.mark.parametrize(
@@ -91,8 +120,8 @@ def test_inspect_takes_tensors_and_pictures():
     [
         (torch.zeros(1, 3, 64, 64) - 1, r"in \[0, 1\], got values from -1 to -1; \(x \+ 1\) / 2"),
         (torch.full((1, 3, 8, 8), float("nan")), r"in \[0, 1\]"),
-        (torch.zeros(1, 1, 64, 64), "expected 3 channels, got 1"),
-        (torch.zeros(3, 64, 64), r"x\[None\]"),
+        (torch.zeros(1, 5, 64, 64), "expected 3 channels, got 5"),
+        (torch.zeros(3, 64, 64, dtype=torch.int64), "int64, which does not say its range"),
         ([Image.new("RGB", (64, 64)), Image.new("RGB", (32, 64))], "one size"),
     ],
 )

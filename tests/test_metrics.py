@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from PIL import Image
 from skimage.metrics import structural_similarity
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
@@ -226,7 +227,7 @@ def test_ssim_by_hand_where_nothing_varies():
     "true, pred, says",
     [
         (torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 9), r"of one shape \(b, c, h, w\), got \(2, 3, 8, 8\) and"),
-        (torch.zeros(3, 8, 8), torch.zeros(3, 8, 8), "of one shape"),
+        (torch.zeros(1, 8, 8), torch.zeros(3, 8, 8), r"of one shape .* got \(1, 1, 8, 8\) and \(1, 3, 8, 8\)"),
         (torch.zeros(0, 3, 8, 8), torch.zeros(0, 3, 8, 8), "of one shape"),
         (torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8) - 1, r"\(x \+ 1\) / 2"),
     ],
@@ -234,6 +235,17 @@ def test_ssim_by_hand_where_nothing_varies():
 def test_likeness_says_what_it_needs(metric, true, pred, says):
     with pytest.raises(ValueError, match=says):
         metric(true, pred)
+
+
+def test_likeness_of_arrays_and_pil():
+    true, pred = torch.rand(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).mul(255).round().byte()
+    for metric in (psnr, ssim):
+        expected = metric(true / 255, pred / 255)
+        arrays = [x.movedim(1, -1).numpy() for x in (true, pred)]
+        pil = [[Image.fromarray(one) for one in x] for x in arrays]
+        for given in ((true, pred), arrays, pil, (pil[0], pred / 255)):
+            torch.testing.assert_close(metric(*given), expected)
+        torch.testing.assert_close(metric(true[0] / 255, arrays[1][0]), expected[:1])
 
 
 def test_ssim_refuses_what_is_smaller_than_its_window():

@@ -198,6 +198,8 @@ def test_what_cannot_be_saved(tmp_path):
     path = tmp_path / "u.safetensors"
     with pytest.raises(ValueError, match="expected a module of class UNet.*got Linear"):
         weights.save(path, nn.Linear(2, 3))
+    with pytest.raises(ValueError, match="expected a module of class UNet.*got function"):
+        weights.save(path, lambda x: x)
     with pytest.raises(ValueError, match="got UNet; add it"):
         weights.save(path, type("UNet", (UNet,), {})(1, 1))
     with pytest.raises(ValueError, match="blocks of your own"):

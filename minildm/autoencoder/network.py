@@ -197,7 +197,6 @@ class AutoencoderKL(nn.Module):
         Raises ValueError for other channels, a size that f does not divide, and integers.
         """
         check_images(x, self.in_channels, self.multiple)
-        _check_floats("pictures in [-1, 1]", x, "x.float() / 127.5 - 1 maps bytes")
         x = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x  # it would be a copy
         h = (encoder or self.encoder)(x)
         mean, logvar = self.quant(h).chunk(2, dim=1)
@@ -222,7 +221,6 @@ class AutoencoderKL(nn.Module):
         number is below 0, as in pictures in [0, 1]. Source: Rombach et al. (2022), appendix G.
         """
         check_images(images, self.in_channels, self.multiple)
-        _check_floats("pictures in [-1, 1]", images, "x.float() / 127.5 - 1 maps bytes")
         low, high = (bound.item() for bound in images.aminmax()) if images.numel() else (-1.0, 1.0)
         if low < -1.001 or high > 1.001:  # not of what is not finite, which is refused below
             raise ValueError(f"expected pictures in [-1, 1], got values from {low:.3g} to {high:.3g}")

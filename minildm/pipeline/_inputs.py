@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minildm.images import to_unit
 from minildm.schedule import check_integers
-from minildm.tensors import to_pictures
 
 
 def is_list(value) -> bool:
@@ -41,7 +41,7 @@ def pictures(image, n: int | None, channels: int) -> Tensor:
         image = image[None] if image.ndim == 3 else image
     elif not is_list(image):
         image = [image]
-    image = to_pictures(image, channels)
+    image = to_unit(image, channels)
     return image.expand(len(image) if n is None else n, *image.shape[1:]).float()
 
 
