@@ -10,6 +10,7 @@ class Album:
     def __init__(self, count):
         scenes = data.scene_arrays(200, 5, "all", tasks=["one object", "counting"])
         at = next(i for i, prompt in enumerate(scenes.prompts) if prompt.objects[0][1] == count)
+        self.words = data.caption(scenes.prompts[at])
         self.picture = torch.from_numpy(scenes.images[at : at + 1]).movedim(-1, 1) / 255
         self.name, self.asked = scenes.prompts[at].objects[0][0], []
 
@@ -20,9 +21,18 @@ class Album:
 
 def test_three_things_in_the_picture_pass_and_are_named(capsys):
     album = Album(3)
-    checks.three_of_a_kind(lambda: ("three owls", 7), album)
+    checks.three_of_a_kind(lambda: (album.words, 7), album)
     assert capsys.readouterr().out == f"✓ three_of_a_kind: the judge sees {', '.join([album.name] * 3)}\n"
-    assert album.asked == [("three owls", 7, "tensor")]
+    assert album.asked == [(album.words, 7, "tensor")]
+
+
+@pytest.mark.parametrize("ask", ["four {0}", "two {0}", "a {1}", "three {2}", "{0}"])
+def test_three_that_were_not_asked_for_are_a_miscount(ask):
+    album = Album(3)
+    plural = album.words.split(" ", 1)[1]
+    other = "owls" if album.name != "owl" else "cats"
+    with pytest.raises(AssertionError, match=f"the judge sees {album.name}.*\nlikely: "):
+        checks.three_of_a_kind(lambda: (ask.format(plural, album.name, other), 1), album)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

@@ -33,6 +33,14 @@ def jump(share, rest=None, root=np.sqrt):
     return answer
 
 
+def sliced(part):
+    def answer(x_s, eps, s, t, betas):
+        left = (1 - betas[part(s, t)]).prod()
+        return left**0.5 * x_s + (1 - left) ** 0.5 * eps
+
+    return answer
+
+
 def ratio(bar, s, t):
     return bar[t] / bar[s]
 
@@ -46,6 +54,7 @@ def ratio(bar, s, t):
         (jump(lambda bar, s, t: bar[t] / bar[t - 1]), "single step t"),
         (jump(lambda bar, s, t: bar[t] / (bar[s - 1] if s else 1)), "starts at s \\+ 1"),
         (jump(lambda bar, s, t: bar[t - 1] / bar[s]), "step t is missing"),
+        (sliced(lambda s, t: slice(s, t)), r"a slice \[s:t\] begins with s"),
         (jump(ratio, rest=lambda bar, s, t: 1 - bar[t]), "noise counts from x_0"),
         (jump(ratio, rest=lambda bar, s, t: bar[s] - bar[t]), "shrinks along with the picture"),
     ],

@@ -79,6 +79,16 @@ def test_the_right_answers_are_the_package_s():
             ),
             "not its root",
         ),
+        (
+            checks.posterior_mean,
+            lambda x, q, p, k: torch.softmax(-torch.cdist(x, k.sqrt() * q).square() / (2 * (1 - k)), 1) * p @ q,
+            "p comes after the softmax",
+        ),
+        (
+            checks.posterior_mean,
+            lambda x, q, p, k: torch.softmax(p.log() - torch.cdist(x, k.sqrt() * q).square() / (2 * (1 - k)), 0) @ q,
+            "the wrong axis",
+        ),
         (checks.posterior_mean, lambda x, q, p, k: q[weights(x, q, p, k).argmax(1)], "likeliest point"),
     ],
 )

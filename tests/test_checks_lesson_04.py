@@ -5,20 +5,25 @@ from minildm import NoiseSchedule, checks, samplers
 
 
 def good_trailing(total, steps):
-    return samplers.spaced(NoiseSchedule.linear(total), steps)
+    return list(range(total - 1, -1, -total // steps))
 
 
-def inversion(signal=0.5, noise=0.5, divide=0.5, remove=1.0):
+def inversion(signal=0.5, noise=0.5, divide=0.5, remove=1.0, add=1.0):
     """The step with other powers of the signal and the noise at the end, and of the signal at the start."""
 
     def answer(x_t, eps_hat, now, then):
         x0_hat = (x_t - remove * (1 - now) ** 0.5 * eps_hat) / now**divide
-        return then**signal * x0_hat + (1 - then) ** noise * eps_hat
+        return then**signal * x0_hat + add * (1 - then) ** noise * eps_hat
 
     return answer
 
 
 good_inversion = inversion()
+
+
+@pytest.mark.parametrize("total, steps", [(6, 3), (10, 1), (1000, 8)])
+def test_the_timesteps_that_pass_are_the_package_s(total, steps):
+    assert good_trailing(total, steps) == samplers.spaced(NoiseSchedule.linear(total), steps)
 
 
 @pytest.mark.parametrize("check, answer", [(checks.trailing, good_trailing), (checks.ddim_inversion, good_inversion)])
@@ -44,8 +49,14 @@ def test_the_inversion_that_passes_undoes_a_step_of_ddim():
         (checks.trailing, lambda total, n: good_trailing(total, n)[::-1], "ascending"),
         (checks.trailing, lambda total, n: list(range(0, total, total // n))[::-1], "leading"),
         (checks.trailing, lambda total, n: list(range(total))[::-1][:n], "span the whole schedule"),
+        (checks.trailing, lambda total, n: torch.linspace(total - 1, 0, n).round().int(), "linspace"),
+        (checks.trailing, lambda total, n: torch.linspace(0, total - 1, n).int().flip(0), "linspace"),
+        (checks.trailing, lambda total, n: samplers.spaced(NoiseSchedule.linear(total), n), "write it yourself"),
         (checks.ddim_inversion, lambda x, e, now, then: then**0.5 * x + (1 - then) ** 0.5 * e, "for the clean picture"),
         (checks.ddim_inversion, inversion(remove=0), "not taken out"),
+        (checks.ddim_inversion, inversion(remove=-1), "a sign: x_t holds the noise already"),
+        (checks.ddim_inversion, inversion(add=-1), "a sign at the end"),
+        (checks.ddim_inversion, inversion(remove=-1, add=-1), "two signs"),
         (checks.ddim_inversion, inversion(divide=0), "not divided"),
         (checks.ddim_inversion, inversion(divide=1), "divided by now"),
         (
@@ -70,5 +81,5 @@ def test_the_inversion_that_passes_undoes_a_step_of_ddim():
     ],
 )
 def test_a_known_mistake_is_named(check, wrong, hint):
-    with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
+    with pytest.raises(AssertionError, match=hint if hint == "write it yourself" else f"likely: .*{hint}"):
         check(wrong)

@@ -76,6 +76,8 @@ def hidden(scores, mask):
         (checks.masked_attention, masked(lambda s, m: s.softmax(-1)), "mask is not used"),
         (checks.masked_attention, masked(lambda s, m: hidden(s, ~m)), "wrong way round"),
         (checks.masked_attention, masked(lambda s, m: (s * m).softmax(-1)), "minus infinity"),
+        (checks.masked_attention, masked(lambda s, m: s.masked_fill(~m, -1e9).softmax(-2)), "the wrong axis"),
+        (checks.masked_attention, masked(lambda s, m: s.masked_fill(~m, 0).softmax(-1)), "minus infinity"),
         (checks.masked_attention, masked(lambda s, m: s.softmax(-1) * m), "do not sum to 1"),
         (checks.masked_attention, masked(lambda s, m: s * m), "without a softmax"),
         (checks.masked_attention, masked(hidden, lambda d: 1), "not divided by the root"),

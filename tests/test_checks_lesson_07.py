@@ -67,6 +67,12 @@ def saved(steps, pixel, latent):
     return steps * (pixel - latent)
 
 
+def test_whether_a_tie_pays_makes_no_difference(capsys):
+    for whole in (math.ceil, lambda x: math.floor(x) + 1):
+        checks.models_to_pay(models(saved, whole))
+        assert capsys.readouterr().out.startswith("✓ models_to_pay: ")
+
+
 @pytest.mark.parametrize(
     "check, wrong, hint",
     [
@@ -79,9 +85,12 @@ def saved(steps, pixel, latent):
         (checks.decodable_latent, latent(lambda z, v, a, b, s: (z - b * v) / a / s), "as if it were the noise"),
         (checks.decodable_latent, latent(lambda z, v, a, b, s: v / s), "taken for z_0"),
         (checks.decodable_latent, latent(lambda z, v, a, b, s: (b * z + a * v) / s), "this is the noise"),
-        (checks.models_to_pay, models(saved, math.ceil), "nothing is gained yet"),
         (checks.models_to_pay, models(saved, math.floor), "rounded down"),
         (checks.models_to_pay, models(saved, float), "whole number"),
+        (checks.models_to_pay, lambda f, n, p, q: math.ceil(f / n / (p - q)) if p != q else math.inf, "or longer"),
+        (checks.models_to_pay, lambda f, n, p, q: good_models(f, n, p, q) if p >= q else 1, "however many"),
+        (checks.models_to_pay, lambda f, n, p, q: good_models(f, n, p, q) if p > q else 0, "math.inf, not 0"),
+        (checks.models_to_pay, lambda f, n, p, q: math.ceil(f / n / (p - q)), "nothing is left to divide by"),
         (checks.models_to_pay, models(lambda n, pixel, latent: pixel - latent), "at every step"),
         (checks.models_to_pay, models(lambda n, pixel, latent: n * pixel), "only the difference"),
         (checks.models_to_pay, models(lambda n, pixel, latent: n * latent), "how much less"),

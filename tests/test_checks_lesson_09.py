@@ -63,7 +63,7 @@ def put(use):
         (checks.guidance, lambda c, n, s: c + s * (c - n), "its scale is one less"),
         (checks.guidance, lambda c, n, s: n - s * (c - n), "sign of the difference"),
         (checks.guidance, lambda c, n, s: c + s * (n - c), "swapped"),
-        (checks.guidance, lambda c, n, s: s * (c - n), "untold answer is missing"),
+        (checks.guidance, lambda c, n, s: s * (c - n), "unconditional answer is missing"),
         (checks.guidance, lambda c, n, s: c + (s + 1) * (c - n), "at scale 1 that is not off"),
         (checks.guidance, lambda c, n, s: s * c + n, "only their difference is"),
         (checks.guidance, lambda c, n, s: n, "words are not heard"),

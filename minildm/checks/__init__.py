@@ -1,10 +1,16 @@
 """Checks of the exercises: each tries your function on random cases and, where it fails, hints at the likely mistake.
 
-A hint is found by trying well-known wrong answers: if yours agrees with one of them, that is probably what happened.
-One file for each lesson; all checks are attributes here: `checks.dice(your_function)`.
+One file for each lesson; all checks are attributes here: `checks.dice(your_function)`. A right answer returns a true
+`Outcome`. A wrong one raises `CheckFailed`, with the smallest case that fails; the hint is found by trying well-known
+mistakes: if your results agree with those of one, that is probably what happened. An answer that is not written yet
+says so and returns a false `Outcome`, so that a lesson goes on; for a grader `checks.dice(answer, strict=True)`, or
+`with checks.strict():` around several, makes that an error, too.
+
+`checks.check` makes a check of your own, of a right answer, cases and mistakes.
 """
 
 from ._check import check
+from ._outcome import CheckFailed, Outcome, strict
 from .lesson_00 import bottom_size, three_of_a_kind
 from .lesson_01 import border_weight, dice, valid_size
 from .lesson_02 import decibels, half_noise, onward
@@ -19,6 +25,9 @@ from .lesson_11 import block_parameters, map_shape, training_bytes
 
 __all__ = [
     "check",
+    "strict",
+    "CheckFailed",
+    "Outcome",
     "three_of_a_kind",
     "bottom_size",
     "border_weight",

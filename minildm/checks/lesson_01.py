@@ -4,10 +4,11 @@ import numpy as np
 
 from minildm import metrics
 
-from ._check import Function, check
+from ._check import Exercise, exercise
 
 
-def dice(answer: Function) -> None:
+@exercise
+def dice() -> Exercise:
     """Exercise 2: `answer(true, pred)`, two boolean arrays (h, w) -> Dice."""
     rng = np.random.default_rng(1)
     cases = [tuple(rng.random((2, h, w)) < p) for h, w, p in [(2, 3, 0.5), (4, 5, 0.4), (7, 6, 0.7), (9, 16, 0.2)]]
@@ -30,21 +31,30 @@ def dice(answer: Function) -> None:
             (a == b).mean()
         ),
     }
-    check("dice", answer, metrics.dice, cases, mistakes)
+    return Exercise(metrics.dice, cases, mistakes, own=[metrics.dice])
 
 
-def border_weight(answer: Function) -> None:
+@exercise
+def border_weight() -> Exercise:
     """Exercise 3: `answer(d_1, d_2, w_0, sigma)`, distances (h, w) -> weights (h, w)."""
     rng = np.random.default_rng(2)
     cases = []
-    for h, w, w_0, sigma in [(1, 2, 10.0, 5.0), (3, 4, 2.0, 3.0), (6, 5, 7.0, 8.0)]:
-        d = np.sort(rng.uniform(0, 12, (2, h, w)), axis=0)
+    for h, w, w_0, sigma, far in [
+        (1, 2, 10.0, 5.0, 12),
+        (3, 4, 2.0, 3.0, 12),
+        (6, 5, 7.0, 8.0, 12),
+        (2, 7, 3.0, 2.0, 0.5),
+    ]:
+        d = np.sort(rng.uniform(0, far, (2, h, w)), axis=0)
         cases.append((d[0], d[1], w_0, sigma))
 
     def formula(square=lambda a, b: (a + b) ** 2, sign=-1, two=2, power=2, one=1):
         return lambda a, b, w_0, sigma: one + w_0 * np.exp(sign * square(a, b) / (two * sigma**power))
 
     mistakes = {
+        "Python reads x / 2 * sigma**2 as (x / 2) * sigma**2: brackets are missing below the fraction bar": (
+            lambda a, b, w_0, sigma: 1 + w_0 * np.exp(-((a + b) ** 2) / 2 * sigma**2)
+        ),
         "the sum of the distances is squared, not each distance": formula(square=lambda a, b: a**2 + b**2),
         "the sum of the distances is not squared yet": formula(square=lambda a, b: a + b),
         "the weight grows with the distance: look at the sign of the exponent": formula(sign=1),
@@ -52,10 +62,11 @@ def border_weight(answer: Function) -> None:
         "sigma is squared below the fraction bar": formula(power=1),
         "far from any border a pixel must still count once": formula(one=0),
     }
-    check("border_weight", answer, formula(), cases, mistakes)
+    return Exercise(formula(), cases, mistakes)
 
 
-def valid_size(answer: Function) -> None:
+@exercise
+def valid_size() -> Exercise:
     """Exercise 1: `answer(size, levels)`, the side of the output of a U without padding."""
 
     def side(size, levels, lost=4, last=True):
@@ -72,4 +83,4 @@ def valid_size(answer: Function) -> None:
         "a 3×3 convolution loses one pixel on each side, and a block has two of them": lambda s, n: side(s, n, lost=2),
         "the block at the bottom of the U loses pixels too": lambda s, n: side(s, n, last=False),
     }
-    check("valid_size", answer, side, cases, mistakes, tolerance=0)
+    return Exercise(side, cases, mistakes, tolerance=0)

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from ._check import Function, check
+from ._check import Exercise, exercise
 
 
-def onward(answer: Function) -> None:
+@exercise
+def onward() -> Exercise:
     """Exercise 1: `answer(x_s, eps, s, t, betas)`, pictures (h, w) at stage s -> the pictures at stage t > s."""
     rng = np.random.default_rng(11)
     cases = []
@@ -38,6 +39,9 @@ def onward(answer: Function) -> None:
         "step t is missing from the product: in code a slice ends before its last index": jump(
             lambda s, t, betas: np.prod(1 - betas[s + 1 : t])
         ),
+        "a slice [s:t] begins with s, which is in x_s already, and ends before t, which is not": jump(
+            lambda s, t, betas: np.prod(1 - betas[s:t])
+        ),
         "this noise counts from x_0: what x_s has already is not added again": jump(
             noise=lambda s, t, betas: 1 - cumulative(t, betas)
         ),
@@ -45,10 +49,11 @@ def onward(answer: Function) -> None:
             noise=lambda s, t, betas: cumulative(s, betas) - cumulative(t, betas)
         ),
     }
-    check("onward", answer, jump(), cases, mistakes)
+    return Exercise(jump(), cases, mistakes)
 
 
-def decibels(answer: Function) -> None:
+@exercise
+def decibels() -> Exercise:
     """Exercise 2: `answer(alphas_cumprod)`, (steps,) between 0 and 1 -> the SNR in decibels, (steps,)."""
     rng = np.random.default_rng(12)
     cases = [(np.sort(rng.uniform(0.01, 0.99, steps))[::-1].copy(),) for steps in (2, 5, 9)]
@@ -66,10 +71,11 @@ def decibels(answer: Function) -> None:
         "that is the signal alone; divide it by the noise": lambda a: 10 * np.log10(a),
         "a tenth of what it should be: that is bels": lambda a: truth(a) / 10,
     }
-    check("decibels", answer, truth, cases, mistakes)
+    return Exercise(truth, cases, mistakes)
 
 
-def half_noise(answer: Function) -> None:
+@exercise
+def half_noise() -> Exercise:
     """Exercise 3: `answer(betas)`, (steps,) -> the first t at which the SNR is at most 1."""
     spans = [(7, 0.1, 0.8), (40, 0.01, 0.3), (300, 1e-3, 0.04), (1000, 1e-4, 0.02)]
     cases = [(np.linspace(low, high, steps),) for steps, low, high in spans]
@@ -92,4 +98,4 @@ def half_noise(answer: Function) -> None:
             lambda betas, a: a <= 0.01
         ),
     }
-    check("half_noise", answer, truth, cases, mistakes, tolerance=0)
+    return Exercise(truth, cases, mistakes, tolerance=0)

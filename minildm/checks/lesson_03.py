@@ -4,14 +4,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._check import Function, check
+from ._check import Exercise, exercise
 
 
 def _tensors(*arguments) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(np.array(argument)) for argument in arguments)
 
 
-def shift_weights(answer: Function) -> None:
+@exercise
+def shift_weights() -> Exercise:
     """Exercise 1: `answer(channels, level)` -> how many weights `TimeBlock.shift` has at that level."""
 
     def count(channels, level, times=4, bias=1):
@@ -30,13 +31,14 @@ def shift_weights(answer: Function) -> None:
             lambda c, k: (4 * c[0] + 1) * c[max(k - 1, 0)]
         ),
     }
-    check("shift_weights", answer, count, cases, mistakes, tolerance=0)
+    return Exercise(count, cases, mistakes, tolerance=0)
 
 
-def eps_from_v(answer: Function) -> None:
+@exercise
+def eps_from_v() -> Exercise:
     """Exercise 2: `answer(x_t, v, kept)`, tensors (b, c, h, w) and alphas_cumprod (b, 1, 1, 1) -> eps (b, c, h, w)."""
     rng = np.random.default_rng(3)
-    shapes = [(1, 1, 2, 1), (2, 1, 2, 3), (3, 2, 4, 2)]
+    shapes = [(1, 1, 2, 1), (2, 1, 4, 3), (3, 2, 5, 4)]
     cases = [_tensors(*rng.normal(size=(2, *shape)), rng.uniform(0.05, 0.95, (shape[0], 1, 1, 1))) for shape in shapes]
 
     def turned(x=1.0, v=1.0, swapped=False, root=torch.sqrt):
@@ -56,10 +58,11 @@ def eps_from_v(answer: Function) -> None:
             lambda x_t, v, kept: (x_t - kept.sqrt() * v) / (1 - kept).sqrt()
         ),
     }
-    check("eps_from_v", answer, turned(), cases, mistakes)
+    return Exercise(turned(), cases, mistakes)
 
 
-def posterior_mean(answer: Function) -> None:
+@exercise
+def posterior_mean() -> Exercise:
     """Exercise 3: `answer(x_t, points, p, kept)` -> the mean of x_0 given x_t, (b, d).
 
     x_t: (b, d).  points: (n, d).  p: (n,) their probabilities.  kept: () alphas_cumprod at the timestep of all.
@@ -85,6 +88,14 @@ def posterior_mean(answer: Function) -> None:
         away = ((x_t[:, None] - kept.sqrt() * points) ** 2).sum(-1)
         return p * torch.exp(-away / (2 * (1 - kept))) @ points
 
+    def after(axis):
+        def mean(x_t, points, p, kept):
+            away = ((x_t[:, None] - kept.sqrt() * points) ** 2).sum(-1)
+            logits = -away / (2 * (1 - kept))
+            return p * logits.softmax(1) @ points if axis else (p.log() + logits).softmax(0) @ points
+
+        return mean
+
     mistakes = {
         "all points count alike here: where do their probabilities p come in?": formula(own=torch.ones_like),
         "x_t is compared with the points as they are, but noising shrinks them, by the root of kept": (
@@ -92,8 +103,10 @@ def posterior_mean(answer: Function) -> None:
         ),
         "noising shrinks the points by the root of kept, not by kept": formula(root=lambda kept: kept),
         "the weights must add up to 1 for each x_t": unnormalised,
+        "p comes after the softmax, so the weights no longer add up to 1: what does log p do inside of it?": after(1),
+        "the softmax runs over the wrong axis: for each x_t the weights of all points add up to 1": after(0),
         "there is a 2 below the fraction bar": formula(two=1.0),
         "the variance of the noise is 1 - kept, not its root": formula(noise=lambda kept: (1 - kept).sqrt()),
         "that is the likeliest point; the mean weighs all of them": formula(best=True),
     }
-    check("posterior_mean", answer, formula(), cases, mistakes)
+    return Exercise(formula(), cases, mistakes)

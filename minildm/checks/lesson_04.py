@@ -4,14 +4,25 @@ import math
 
 import numpy as np
 
-from ._check import Function, check
+from minildm import samplers
+
+from ._check import Exercise, exercise
 
 
-def trailing(answer: Function) -> None:
+@exercise
+def trailing() -> Exercise:
     """Exercise 1: `answer(total, steps)`, where steps divides total -> list of timesteps, "trailing" spacing."""
 
     def spaced(total, steps):
         return list(range(total - 1, -1, -(total // steps)))
+
+    def apart(whole, up):
+        """Both ends and what lies evenly between them; a single step is at the end where it starts."""
+
+        def spacing(total, steps):
+            return whole(np.linspace(0, total - 1, steps)[::-1] if up else np.linspace(total - 1, 0, steps))
+
+        return spacing
 
     cases = [(6, 3), (10, 5), (10, 1), (12, 12), (1000, 10), (8192, 64)]
     mistakes = {
@@ -24,26 +35,30 @@ def trailing(answer: Function) -> None:
         'this is "leading": it counts up from 0 and leaves the end, the pure noise, out': lambda total, steps: [
             t - total // steps + 1 for t in spaced(total, steps)
         ],
+        'this is "linspace", which includes both ends; "trailing" includes t = total - 1 and leaves out t = 0': [
+            apart(whole, up) for whole in (np.round, np.floor, np.ceil) for up in (False, True)
+        ],
         "these are the first timesteps next to each other; `steps` of them must span the whole schedule": (
             lambda total, steps: list(range(total - 1, total - 1 - steps, -1))
         ),
     }
-    check("trailing", answer, spaced, cases, mistakes, tolerance=0)
+    return Exercise(spaced, cases, mistakes, tolerance=0, own=[samplers.spaced])
 
 
-def ddim_inversion(answer: Function) -> None:
+@exercise
+def ddim_inversion() -> Exercise:
     """Exercise 2: `answer(x_t, eps_hat, now, then)`, pictures and two alphas_cumprod, then < now -> noisier x_next."""
     rng = np.random.default_rng(4)
     cases = []
     for shape, now, then in [((1, 2), 0.4, 0.3), ((3, 4), 0.2, 0.1), ((2, 5, 3), 0.85, 0.8), ((4, 7), 0.999, 0.6)]:
         cases.append((*rng.normal(size=(2, *shape)), now, then))
 
-    def step(signal=math.sqrt, noise=math.sqrt, remove=True, divide=math.sqrt, back=False, swap=False):
+    def step(signal=math.sqrt, noise=math.sqrt, remove=1, divide=math.sqrt, back=False, swap=False, add=1):
         def take(x_t, eps_hat, now, then):
             x0_hat = (x_t - remove * math.sqrt(1 - now) * eps_hat) / divide(now)
             end = now if back else then
             first, second = (eps_hat, x0_hat) if swap else (x0_hat, eps_hat)
-            return signal(end) * first + noise(1 - end) * second
+            return signal(end) * first + add * noise(1 - end) * second
 
         return take
 
@@ -62,7 +77,10 @@ def ddim_inversion(answer: Function) -> None:
 
     mistakes = {
         "x_t is taken for the clean picture: take the noise out and divide by the signal first": as_if_clean,
-        "the noise is not taken out of x_t before it is called x0_hat": step(remove=False),
+        "the noise is not taken out of x_t before it is called x0_hat": step(remove=0),
+        "a sign: x_t holds the noise already, so x0_hat is x_t minus its share of eps_hat": step(remove=-1),
+        "a sign at the end: to the noisier picture eps_hat is added": step(add=-1),
+        "two signs: take the noise out of x_t first, and add more of it then": step(remove=-1, add=-1),
         "x0_hat is not divided by the signal in x_t, sqrt(now)": step(divide=lambda now: 1.0),
         "x0_hat is divided by now; the signal in x_t is its square root": step(divide=float),
         "no square roots at all: signal and noise each need one": roots_forgotten,
@@ -75,4 +93,4 @@ def ddim_inversion(answer: Function) -> None:
             one_way_of_the_chain
         ),
     }
-    check("ddim_inversion", answer, step(), cases, mistakes)
+    return Exercise(step(), cases, mistakes)

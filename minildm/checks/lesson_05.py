@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from ._check import Function, check
+from ._check import Exercise, exercise
 
 
-def fold_batch_norm(answer: Function) -> None:
+@exercise
+def fold_batch_norm() -> Exercise:
     """Exercise 2: `answer(mean, variance, gamma, beta, eps)`, each (c,) -> (2, c): factor and shift in eval mode."""
     draw = torch.Generator().manual_seed(5)
     cases = []
@@ -36,10 +37,11 @@ def fold_batch_norm(answer: Function) -> None:
         "gamma does not multiply beta": fold(shift=lambda m, f, g, b, r: (b - m / r) * g),
         "the rows are swapped: first the factor, then the shift": lambda *case: fold()(*case).flip(0),
     }
-    check("fold_batch_norm", answer, fold(), cases, mistakes)
+    return Exercise(fold(), cases, mistakes)
 
 
-def masked_attention(answer: Function) -> None:
+@exercise
+def masked_attention() -> Exercise:
     """Exercise 3: `answer(q, k, v, mask)`, q: (b, n, d), k and v: (b, m, d), mask: bool (b, m) -> like q."""
     draw = torch.Generator().manual_seed(6)
     cases = []
@@ -56,6 +58,10 @@ def masked_attention(answer: Function) -> None:
 
         return apply
 
+    def across(q, k, v, mask):
+        scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~mask[:, None], -1e30)
+        return scores.softmax(-2) @ v
+
     def too_late(q, k, v, mask):
         return ((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) * mask[:, None]) @ v
 
@@ -67,6 +73,7 @@ def masked_attention(answer: Function) -> None:
         "a score of 0 still gets weight, for exp(0) = 1; hide it with minus infinity": attend(
             hide=lambda scores, mask: scores * mask
         ),
+        "the softmax runs over the wrong axis: for each query the weights of all places add up to 1": across,
         "the mask comes after the softmax, so the weights that are left do not sum to 1": too_late,
         "the scores are not divided by the root of d": attend(scale=lambda d: 1),
         "divided by d itself: take its root": attend(scale=lambda d: 1 / d),
@@ -75,10 +82,11 @@ def masked_attention(answer: Function) -> None:
             (q @ k.mT * q.shape[-1] ** -0.5 * mask[:, None]) @ v
         ),
     }
-    check("masked_attention", answer, attend(), cases, mistakes)
+    return Exercise(attend(), cases, mistakes)
 
 
-def attention_flops(answer: Function) -> None:
+@exercise
+def attention_flops() -> Exercise:
     """Exercise 4: `answer(n, dim)`, the FLOPs of one self-attention layer on n places."""
 
     def count(linear=4, products=2, each=2, square=True):
@@ -93,4 +101,4 @@ def attention_flops(answer: Function) -> None:
         "the scores are missing: n places compare themselves with n places": count(products=0),
         "each place is compared with every other, so the products grow with the square of n": count(square=False),
     }
-    check("attention_flops", answer, count(), cases, mistakes, tolerance=0)
+    return Exercise(count(), cases, mistakes, tolerance=0)

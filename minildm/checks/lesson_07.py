@@ -4,14 +4,15 @@ import math
 
 import torch
 
-from ._check import Function, check
+from ._check import Exercise, exercise
 
 
-def decodable_latent(answer: Function) -> None:
+@exercise
+def decodable_latent() -> Exercise:
     """Exercise 2: `answer(z_t, v, now, scale)`, tensors (b, c, h, w) and two numbers -> what the decoder takes."""
     draw = torch.Generator().manual_seed(7)
     cases = []
-    for shape, now, scale in (((1, 2, 2, 3), 0.9, 0.5), ((2, 4, 3, 2), 0.3, 0.18215), ((3, 4, 4, 5), 0.04, 1.7)):
+    for shape, now, scale in (((1, 2, 2, 3), 0.9, 0.5), ((2, 4, 3, 5), 0.3, 0.18215), ((3, 4, 2, 6), 0.04, 1.7)):
         z_t, v = torch.randn(2, *shape, generator=draw, dtype=torch.float64)
         cases.append((z_t, v, now, scale))
 
@@ -37,22 +38,40 @@ def decodable_latent(answer: Function) -> None:
             lambda z_t, v, now, scale: (math.sqrt(1 - now) * z_t + math.sqrt(now) * v) / scale
         ),
     }
-    check("decodable_latent", answer, estimate(), cases, mistakes)
+    return Exercise(estimate(), cases, mistakes)
 
 
-def models_to_pay(answer: Function) -> None:
-    """Exercise 3: `answer(first, steps, pixel, latent)`, seconds, steps, seconds a step twice -> how many models."""
-    cases = [(50, 10, 2.0, 1.0), (100, 10, 3.0, 1.0), (1000, 100, 0.75, 0.5), (7, 4, 1.0, 0.5), (90, 10, 1.0, 2.0)]
-    cases += [(3600, 1000, 0.5, 0.125), (1, 10, 1.0, 0.5)]
+@exercise
+def models_to_pay() -> Exercise:
+    """Exercise 3: `answer(first, steps, pixel, latent)`, seconds, steps, seconds a step twice -> how many models.
 
-    def models(saved=lambda steps, pixel, latent: steps * (pixel - latent), whole=lambda x: math.floor(x) + 1):
+    No case ends in a tie, so whether equal is faster makes no difference.
+    """
+    cases = [(49.3, 10, 2.0, 1.0), (107.7, 10, 3.0, 1.0), (1010.1, 100, 0.75, 0.5), (7.3, 4, 1.0, 0.5)]
+    cases += [(90.0, 10, 1.0, 2.0), (3600.7, 1000, 0.5, 0.125), (1.1, 10, 1.0, 0.5), (20.0, 5, 0.25, 0.25)]
+
+    def saved(steps, pixel, latent):
+        return steps * (pixel - latent)
+
+    def models(saved=saved, whole=math.ceil, never=lambda first, steps, pixel, latent: math.inf):
         def apply(first, steps, pixel, latent):
-            return max(1, whole(first / saved(steps, pixel, latent))) if pixel > latent else math.inf
+            if pixel <= latent:
+                return never(first, steps, pixel, latent)
+            return max(1, whole(first / saved(steps, pixel, latent)))
 
         return apply
 
+    def unguarded(first, steps, pixel, latent):
+        return math.ceil(first / saved(steps, pixel, latent)) if pixel != latent else math.inf
+
     mistakes = {
-        "at equality nothing is gained yet: one model more": models(whole=math.ceil),
+        "where a latent step takes as long as one in pixels, or longer, it never pays: math.inf": unguarded,
+        "where a latent step takes longer it never pays, however many models there are: math.inf": (
+            models(never=lambda first, steps, pixel, latent: 1 if pixel < latent else math.inf)
+        ),
+        "where it never pays the answer is math.inf, not 0": models(never=lambda *case: 0),
+        "where it never pays the answer is math.inf, not 1": models(never=lambda *case: 1),
+        "where it never pays the answer is math.inf, not -1": models(never=lambda *case: -1),
         "rounded down: that many models do not pay for it": models(whole=math.floor),
         "expected a whole number of models": models(whole=lambda x: x),
         "what is saved is saved at every step": models(lambda steps, pixel, latent: pixel - latent),
@@ -63,20 +82,11 @@ def models_to_pay(answer: Function) -> None:
             lambda steps, pixel, latent: steps * latent
         ),
     }
-    check("models_to_pay", _finite(answer), _finite(models()), cases, {k: _finite(f) for k, f in mistakes.items()})
+    return Exercise(models(), cases, mistakes)
 
 
-def _finite(answer):
-    """Infinity as a number that can be compared: here it is a right answer."""
-
-    def apply(*case):
-        value = answer(*case)
-        return -1 if isinstance(value, float) and value == math.inf else value
-
-    return apply
-
-
-def cross_attention_flops(answer: Function) -> None:
+@exercise
+def cross_attention_flops() -> Exercise:
     """Exercise 4: `answer(n, dim, words, context)`, the FLOPs of one cross-attention layer."""
 
     def count(of_places=2, of_words=2, made_from=lambda n, words: words, width=lambda dim, context: context, each=2):
@@ -106,4 +116,4 @@ def cross_attention_flops(answer: Function) -> None:
             lambda n, dim, words, context: 4 * n * dim**2 + 4 * words * context * dim
         ),
     }
-    check("cross_attention_flops", answer, count(), cases, mistakes, tolerance=0)
+    return Exercise(count(), cases, mistakes, tolerance=0)

@@ -3,10 +3,11 @@
 import torch
 import torch.nn.functional as F
 
-from ._check import Function, check
+from ._check import Exercise, exercise
 
 
-def retrieval(answer: Function) -> None:
+@exercise
+def retrieval() -> Exercise:
     """Exercise 2: `answer(text, image)`, features (b, d) of b pairs -> the share of captions that find theirs."""
     draw = torch.Generator().manual_seed(8)
     cases = []
@@ -39,10 +40,11 @@ def retrieval(answer: Function) -> None:
             lambda text, image: cosines(text, image).diagonal().mean()
         ),
     }
-    check("retrieval", answer, share(cosines), cases, mistakes)
+    return Exercise(share(cosines), cases, mistakes)
 
 
-def share_inside(answer: Function) -> None:
+@exercise
+def share_inside() -> Exercise:
     """Exercise 3: `answer(maps, masks)`, both (b, h, w), masks bool -> (b,) shares of each map that lie in its mask."""
     draw = torch.Generator().manual_seed(9)
     cases = []
@@ -57,6 +59,13 @@ def share_inside(answer: Function) -> None:
 
     mistakes = {
         "divide by all of the map, so that a faint map and a strong one can be compared": inside,
+        "a mean over all places has their number below the bar, not the map: sum both, or divide by the map's mean": (
+            lambda maps, masks: (maps * masks).mean((1, 2))
+        ),
+        "a sum divided by a mean: take the same of both": (lambda maps, masks: inside(maps, masks) / maps.mean((1, 2))),
+        "a mean divided by a sum: take the same of both": (
+            lambda maps, masks: (maps * masks).mean((1, 2)) / maps.sum((1, 2))
+        ),
         "divided by the mask's area: that is the mean inside, not the share": (
             lambda maps, masks: inside(maps, masks) / masks.sum((1, 2))
         ),
@@ -72,4 +81,4 @@ def share_inside(answer: Function) -> None:
         "that is the share of the places, whatever the map says": (lambda maps, masks: masks.double().mean((1, 2))),
         "that is the share outside the mask": lambda maps, masks: inside(maps, ~masks) / maps.sum((1, 2)),
     }
-    check("share_inside", answer, lambda maps, masks: inside(maps, masks) / maps.sum((1, 2)), cases, mistakes)
+    return Exercise(lambda maps, masks: inside(maps, masks) / maps.sum((1, 2)), cases, mistakes)

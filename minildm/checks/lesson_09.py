@@ -4,33 +4,35 @@ import math
 
 import torch
 
-from ._check import Function, check
+from ._check import Exercise, exercise
 
 
-def guidance(answer: Function) -> None:
-    """Exercise 1: `answer(told, untold, scale)`, tensors (b, c, h, w) and a number -> the guided prediction."""
+@exercise
+def guidance() -> Exercise:
+    """Exercise 1: `answer(conditional, unconditional, scale)`, two (b, c, h, w) and a number -> the guided one."""
     draw = torch.Generator().manual_seed(9)
     cases = []
-    for shape, scale in (((1, 2, 2, 3), 4.0), ((2, 4, 3, 2), 7.5), ((3, 1, 2, 2), 1.0), ((1, 3, 4, 4), 0.0)):
-        told, untold = torch.randn(2, *shape, generator=draw, dtype=torch.float64)
-        cases.append((told, untold, scale))
+    for shape, scale in (((1, 2, 2, 3), 4.0), ((2, 4, 3, 5), 7.5), ((3, 1, 2, 4), 1.0), ((1, 3, 4, 4), 0.0)):
+        conditional, unconditional = torch.randn(2, *shape, generator=draw, dtype=torch.float64)
+        cases.append((conditional, unconditional, scale))
 
     mistakes = {
         "here 1 is off; in your formula 0 is, so its scale is one less": lambda c, n, s: c + s * (c - n),
         "the sign of the difference: that moves away from what was asked for": lambda c, n, s: n + s * (n - c),
-        "told and untold are swapped": lambda c, n, s: c + s * (n - c),
-        "the untold answer is missing: the difference is added to it": lambda c, n, s: s * (c - n),
-        "the difference is added to the told answer; at scale 1 that is not off": (
+        "conditional and unconditional are swapped": lambda c, n, s: c + s * (n - c),
+        "the unconditional answer is missing: the difference is added to it": lambda c, n, s: s * (c - n),
+        "the difference is added to the conditional answer; at scale 1 that is not off": (
             lambda c, n, s: c + (s + 1) * (c - n)
         ),
         "both answers are scaled; only their difference is": lambda c, n, s: s * c + n,
-        "the untold answer alone: the words are not heard": lambda c, n, s: n,
-        "the told answer alone: that is scale 1": lambda c, n, s: c,
+        "the unconditional answer alone: the words are not heard": lambda c, n, s: n,
+        "the conditional answer alone: that is scale 1": lambda c, n, s: c,
     }
-    check("guidance", answer, lambda c, n, s: n + s * (c - n), cases, mistakes)
+    return Exercise(lambda c, n, s: n + s * (c - n), cases, mistakes)
 
 
-def remaining(answer: Function) -> None:
+@exercise
+def remaining() -> Exercise:
     """Exercise 2: `answer(timesteps, strength)`, a descending list and a number above 0 and up to 1 -> those left."""
     cases = [([999, 749, 499, 249], 0.5), ([999, 899, 799, 699, 599, 499, 399, 299, 199, 99], 0.25)]
     cases += [
@@ -61,14 +63,15 @@ def remaining(answer: Function) -> None:
             lambda path, strength: [t for t in path if t < 1000 * strength]
         ),
     }
-    check("remaining", answer, left(), cases, mistakes, tolerance=0)
+    return Exercise(left(), cases, mistakes, tolerance=0)
 
 
-def overwriting(answer: Function) -> None:
+@exercise
+def overwriting() -> Exercise:
     """Exercise 3: `answer(x_t, z, eps, now, new)`, tensors (b, c, h, w), a number, (b, 1, h, w) -> the new x_t."""
     draw = torch.Generator().manual_seed(11)
     cases = []
-    for (b, c, h, w), now in (((1, 2, 2, 3), 0.81), ((2, 4, 3, 2), 0.3), ((3, 1, 4, 5), 0.04)):
+    for (b, c, h, w), now in (((1, 2, 2, 3), 0.81), ((2, 4, 3, 5), 0.3), ((3, 1, 4, 5), 0.04)):
         x_t, z, eps = torch.randn(3, b, c, h, w, generator=draw, dtype=torch.float64)
         new = (torch.rand(b, 1, h, w, generator=draw) < 0.5).double()
         new[0, 0, 0, :2] = torch.tensor([0.0, 1.0])  # some of each
@@ -96,4 +99,4 @@ def overwriting(answer: Function) -> None:
             lambda x_t, z, eps, now, new: math.sqrt(now) * z + math.sqrt(1 - now) * eps
         ),
     }
-    check("overwriting", answer, put(), cases, mistakes)
+    return Exercise(put(), cases, mistakes)

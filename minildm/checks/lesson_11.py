@@ -1,9 +1,10 @@
 """Checks of lesson 11: the sizes of Stable Diffusion."""
 
-from ._check import Function, check
+from ._check import Exercise, exercise
 
 
-def map_shape(answer: Function) -> None:
+@exercise
+def map_shape() -> Exercise:
     """Exercise 1: `answer(height, width, level)` -> (heads, places, words) of one cross-attention map."""
 
     def shape(latent=8, halve=lambda level: 2**level, words=77, order=lambda h, p, w: (h, p, w), area=True):
@@ -34,10 +35,11 @@ def map_shape(answer: Function) -> None:
             77,
         ),
     }
-    check("map_shape", answer, shape(), cases, mistakes, tolerance=0)
+    return Exercise(shape(), cases, mistakes, tolerance=0)
 
 
-def block_parameters(answer: Function) -> None:
+@exercise
+def block_parameters() -> Exercise:
     """Exercise 2: `answer(dim, context_dim)`, the parameters of one transformer block."""
 
     def count(norms=6, context=True, gate=2, bias_out=2, bias_qkv=0, bias_forward=True, values=2, cross=1):
@@ -66,10 +68,11 @@ def block_parameters(answer: Function) -> None:
         "both the keys and the values of the cross-attention read the context": count(values=1),
         "there are two attentions, one to the pixels and one to the context": count(cross=0, bias_out=1),
     }
-    check("block_parameters", answer, count(), cases, mistakes, tolerance=0)
+    return Exercise(count(), cases, mistakes, tolerance=0)
 
 
-def training_bytes(answer: Function) -> None:
+@exercise
+def training_bytes() -> Exercise:
     """Exercise 3: `answer(parameters, trained)`, bytes for training in mixed precision, without activations."""
 
     def count(frozen=2, master=4, gradient=4, adam=8, average=4):
@@ -82,14 +85,13 @@ def training_bytes(answer: Function) -> None:
     mistakes = {
         "the copies in 16 bits, with which everything is computed, are missing": count(frozen=0),
         "in 16 bits a number takes 2 bytes": count(frozen=4),
-        "the weights in 32 bits that training changes are missing": count(master=0),
-        "the gradients are missing": count(gradient=0),
+        "something of 4 bytes is missing: weights, gradients, the averaged copy, or one of Adam's *two* averages": (
+            count(gradient=0)
+        ),
         "the gradients are kept in 32 bits here": count(gradient=2),
-        "Adam keeps *two* averages for each number": count(adam=4),
         "Adam's averages are missing": count(adam=0),
-        "the averaged copy of the weights is missing": count(average=0),
         "only what is trained has a gradient, averages and copies": lambda parameters, trained: 22 * parameters,
         "these are bits: 8 of them are a byte": lambda parameters, trained: 8 * (2 * parameters + 20 * trained),
         "these are numbers, not bytes": lambda parameters, trained: parameters + 5 * trained,
     }
-    check("training_bytes", answer, count(), cases, mistakes, tolerance=0)
+    return Exercise(count(), cases, mistakes, tolerance=0)
