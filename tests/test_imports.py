@@ -57,7 +57,10 @@ def name_of(file: Path) -> tuple[str, ...]:
 
 
 def imported(file: Path, inside_functions: bool = True) -> set[str]:
-    """The dotted names that a file imports; `from a import b` gives a.b, since b may be a module."""
+    """The dotted names that a file imports; `from a import b` gives a.b, since b may be a module.
+
+    Without `inside_functions`, what importing the file imports, and so not what stands there for type checkers alone.
+    """
     package = name_of(file) if file.stem == "__init__" else name_of(file)[:-1]
     found, todo = set(), [ast.parse(file.read_text(encoding="utf-8"))]
     while todo:
@@ -68,6 +71,8 @@ def imported(file: Path, inside_functions: bool = True) -> set[str]:
             base = list(package[: len(package) - node.level + 1]) if node.level else []
             base += node.module.split(".") if node.module else []
             found |= {".".join([*base, alias.name]) for alias in node.names}
+        elif not inside_functions and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            todo += node.orelse
         elif inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             todo += ast.iter_child_nodes(node)
     return found

@@ -1,12 +1,15 @@
-"""Real images without a download at run time; `nuclei`, `openmoji` and `scenes` return a `datasets.Dataset`.
+"""Real images without a download at run time; `nuclei`, `openmoji`, `scenes` return a `datasets.Dataset`, and so do
+`images` and `pairs`, which read pictures of your own.
 
 `minildm.data.scenes` is the function. What else its module holds is imported from `minildm.data` or from the file
 that defines it: `from minildm.data.prompts import heldout`.
 """
 
 from .captions import RELATIONS, TASKS, Prompt, caption, parse
+from .folders import images
 from .nuclei import nuclei, nuclei_strips
 from .openmoji import openmoji
+from .pairs import pairs
 from .prompts import heldout, prompts
 from .scenes import Scenes, scenes
 from .scenes import arrays as scene_arrays
@@ -23,9 +26,11 @@ __all__ = [
     "Scenes",
     "caption",
     "heldout",
+    "images",
     "nuclei",
     "nuclei_strips",
     "openmoji",
+    "pairs",
     "parse",
     "prompts",
     "scene_arrays",

@@ -10,11 +10,15 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from minildm import storage
 from minildm.optional import require
+
+if TYPE_CHECKING:
+    import datasets
 
 ENVIRONMENT_VARIABLE = "MINILDM_CACHE"
 _CONTENTS = "contents.json"  # in a finished folder: its files and their sizes
@@ -79,7 +83,7 @@ def _whole(folder: Path) -> bool:
         return False
 
 
-def write_rows(path: Path, features, pieces: Iterable[list[dict]]) -> None:
+def write_rows(path: Path, features: "datasets.Features", pieces: Iterable[list[dict]]) -> None:
     """Write lists of rows, one list at a time so that memory stays small, as an Arrow file for `Dataset.from_file`."""
     pyarrow = require("pyarrow")
     schema = features.arrow_schema

@@ -22,7 +22,7 @@ def meaning(prompt: Prompt) -> Prompt:
 
 
 def family(task: str, split: str, draw: Callable[[], float]) -> list[Prompt]:
-    """Two to four prompts that differ in one respect; `draw` gives uniform numbers in [0, 1).
+    """Hard negatives: two to four prompts that differ in one respect; `draw` gives uniform numbers in [0, 1).
 
     task: which respect. "position": where the two things stand. "counting": how many there are, one included.
         "colour": colour and shape. "colour attribution": which shape has which colour. "two objects": which two.

@@ -3,6 +3,8 @@
 import numpy as np
 from torch import Tensor
 
+from minildm.optional import require
+
 
 def labels(mask: np.ndarray | Tensor) -> np.ndarray:
     """Instance labels (h, w) of any numeric type as int32: 0 = background, 1 to n = the objects, without gaps.
@@ -28,3 +30,12 @@ def labels(mask: np.ndarray | Tensor) -> np.ndarray:
     values, place = np.unique(array, return_inverse=True)
     first = int(values[0] != 0)  # without any background the smallest value is an object too
     return (place.reshape(array.shape) + first).astype(np.int32)
+
+
+def regions(mask: np.ndarray | Tensor) -> np.ndarray:
+    """Connected components: the regions of one value as instance labels, (h, w) int32; 0 stays the background.
+
+    mask: as `labels` takes it. Pixels hang together along their sides, not across corners, so that a line one pixel
+    wide parts two objects, whichever way it runs.
+    """
+    return require("skimage.measure").label(labels(mask), connectivity=1).astype(np.int32)

@@ -1,6 +1,7 @@
 """One real fluorescence micrograph with its nuclei outlined by hand: the data of lesson 01."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -9,10 +10,13 @@ from minildm.optional import require
 
 from ._cache import package_folder
 
+if TYPE_CHECKING:
+    import datasets
+
 _DTYPES = {"image": np.uint16, "mask": np.int32}
 
 
-def nuclei():
+def nuclei() -> "datasets.Dataset":
     """The micrograph and its instance mask, as a `datasets.Dataset` of one row that gives numpy arrays.
 
     Columns: `image` (512, 512) uint16, raw intensities; `mask` (512, 512) int32, 0 = background, every other

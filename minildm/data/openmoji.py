@@ -1,6 +1,7 @@
 """Some 3,940 hand-drawn colour pictures with their names: the OpenMoji project's emoji, rendered at any size."""
 
 import re
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -10,12 +11,15 @@ from ._cache import cached, png, write_rows
 from .prompts import SPLITS, expect, in_share
 from .sprites import render, svg, version
 
+if TYPE_CHECKING:
+    import datasets
+
 CONTENT = 1  # raised whenever the same parameters come to mean other pixels: part of the cache key
 SIZES = (16, 512)
 HELD_OUT_SHARE = 0.1
 
 
-def openmoji(size: int = 64, language: str = "en", split: str = "all"):
+def openmoji(size: int = 64, language: str = "en", split: str = "all") -> "datasets.Dataset":
     """OpenMoji's pictures on white, in the order of their code points, as a `datasets.Dataset`.
 
     Columns: `image` (PIL, size x size, RGB); `name` in the language, "red apple"; `codepoint`, OpenMoji's file name,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,9 @@ from .layout import arrange
 from .prompts import check, draw_prompt, generator
 from .sprites import version
 from .vocabulary import THINGS, VOCABULARY
+
+if TYPE_CHECKING:
+    import datasets
 
 CONTENT = 1  # raised whenever the same parameters come to mean other pixels: part of the cache key
 SIZES = (32, 128)
@@ -48,7 +51,7 @@ def scenes(
     language: str = "en",
     size: int = 64,
     tasks: str | Iterable[str] | None = None,
-):
+) -> "datasets.Dataset":
     """The first n scenes of these parameters, as a `datasets.Dataset`.
 
     Columns: `image` (PIL, size x size, RGB); `caption` in the language; `task`, one of TASKS; `relation`, one of
