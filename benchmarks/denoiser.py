@@ -20,7 +20,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from minildm import samplers
-from minildm.denoiser import Denoiser, denoising_loss, draw_noise
+from minildm.denoiser import Denoiser
+from minildm.losses import denoising_loss, draw_noise
 from minildm.schedule import NoiseSchedule
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minildm.layers import NOTHING, Cond, group_norm
+from minildm.layers import NO_CONDITION, Cond, group_norm
 
 
 class Attention(nn.Module):
@@ -72,12 +72,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, expansion: int = 4):
         super().__init__()
-        self.widen = nn.Linear(dim, 2 * expansion * dim)
-        self.narrow = nn.Linear(expansion * dim, dim)
+        self.fc1 = nn.Linear(dim, 2 * expansion * dim)
+        self.fc2 = nn.Linear(expansion * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, gate = self.widen(x).chunk(2, dim=-1)  # (b, n, expansion * dim) each
-        return self.narrow(h * F.gelu(gate))
+        h, gate = self.fc1(x).chunk(2, dim=-1)  # (b, n, expansion * dim) each
+        return self.fc2(h * F.gelu(gate))
 
 
 class TransformerBlock(nn.Module):
@@ -114,7 +114,7 @@ class SpatialAttention(nn.Module):
         self.norm = group_norm(channels, groups, eps)
         self.attention = Attention(channels, heads=heads, bias=True)
 
-    def forward(self, x: Tensor, cond: Cond = NOTHING) -> Tensor:
+    def forward(self, x: Tensor, cond: Cond = NO_CONDITION) -> Tensor:
         h, w = x.shape[2:]
         seen = self.attention(rearrange(self.norm(x), "b c h w -> b (h w) c"))
         return x + rearrange(seen, "b (h w) c -> b c h w", h=h, w=w)

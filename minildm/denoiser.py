@@ -1,10 +1,12 @@
 """The denoiser: the U of lesson 1 with blocks that are told the time, and, if asked for, attend to words.
 
-The contract of every denoiser here: `m(x_t, t) -> prediction`, with t: (b,) int64 and 0 the least noise.
+The contract of every denoiser here: `m(x_t, t, **conditions) -> prediction`, with t: (b,) int64 and 0 the least noise.
+`Conditional` writes down what a pipeline needs besides.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,23 +14,51 @@ from torch import Tensor, nn
 
 from minildm.attention import SpatialAttention, SpatialTransformer
 from minildm.layers import Chain, Cond, ResidualBlock
-from minildm.schedule import NoiseSchedule, check_integers, check_predicts
-from minildm.tensors import check_images
+from minildm.optional import moved
+from minildm.schedule import NoiseSchedule
+from minildm.tensors import check_images, check_integers
 from minildm.unet import UNet
+
+__getattr__ = moved(
+    __name__,
+    {name: f"minildm.losses.{name}" for name in ("draw_noise", "denoising_error", "denoising_loss")},
+)
+
+
+class Conditional(Protocol):
+    """What a pipeline needs of a denoiser: a `Denoiser` has it, and so has whatever wraps or replaces one.
+
+    in_channels, out_channels: of pictures or latents.  multiple: what their height and width must be divisible by.
+    schedule: the `NoiseSchedule` that it was trained with, and what it predicts.
+    conditions: names of all that it can be conditioned on, keyword arguments of the call: {"context", "mask", "y"}.
+    context_dim: width of `context`, if it is among them; None otherwise.
+    null_class: the y of "no label", if y is among them; None otherwise.
+    """
+
+    in_channels: int
+    out_channels: int
+    multiple: int
+    schedule: NoiseSchedule | None
+    conditions: frozenset[str]
+    context_dim: int | None
+    null_class: int | None
+
+    def __call__(self, x_t: Tensor, t: Tensor, **conditions: Tensor | None) -> Tensor: ...
 
 
 def timestep_embedding(t: Tensor, dim: int, period: float = 10_000) -> Tensor:
-    """Timesteps as waves: cosines, then sines, of `dim` / 2 wavelengths from 2 pi to 2 pi `period`. (b,) -> (b, dim)
+    """Timestep embedding: cosines, then sines, of `dim` / 2 wavelengths from 2 pi to 2 pi `period`. (b,) -> (b, dim)
 
+    An odd `dim` ends with a 0.
     Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5, in Stable Diffusion's order.
     """
-    frequencies = torch.exp(-math.log(period) * torch.arange(dim // 2, device=t.device) / (dim // 2))
-    angles = t[:, None].float() * frequencies  # (b, dim / 2)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
+    half = torch.arange(dim // 2, device=t.device, dtype=torch.float32)
+    angles = t[:, None].float() * torch.exp(-math.log(period) * half / (dim // 2))  # (b, dim / 2)
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, dim % 2))
 
 
 class TimeBlock(ResidualBlock):
-    """The residual block, told `cond.emb` (b, emb_dim): it shifts each channel between the two convolutions.
+    """The residual block conditioned on `cond.emb` (b, emb_dim), which shifts each channel between its convolutions.
 
     Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), appendix B.
     """
@@ -37,7 +67,7 @@ class TimeBlock(ResidualBlock):
         super().__init__(in_channels, out_channels, **norm)
         self.shift = nn.Linear(emb_dim, out_channels)
 
-    def tell(self, h: Tensor, cond: Cond) -> Tensor:
+    def condition(self, h: Tensor, cond: Cond) -> Tensor:
         return h + self.shift(cond.emb)[:, :, None, None]
 
 
@@ -49,8 +79,10 @@ class Denoiser(UNet):
     middle_attention: whether they do at the bottom, between its two blocks.
     heads: of all attention, or a list with those of each level; the bottom takes the last.
     context_dim: width of the context (words) that is attended to as well; None: there is none.
-    num_classes: of the labels y; None: there are none. One more, `m.null_class`, stands for "no label".
+    num_classes: of the labels y, from 0; None: there are none. A y of `m.null_class`, -1, stands for "no label".
     projection: "conv" or "linear", as in `SpatialTransformer`.
+    schedule: the noise schedule it is trained with, which also says what it predicts; `m.schedule` may be set later.
+        A file keeps it, and samplers, losses and pipelines take it from there.
 
     Stable Diffusion 1: Denoiser(4, 4, (320, 640, 1280, 1280), 2, attention=(0, 1, 2), heads=8, context_dim=768).
     Stable Diffusion 2: the same with heads=(5, 10, 20, 20), context_dim=1024, projection="linear".
@@ -75,6 +107,7 @@ class Denoiser(UNet):
         skip: bool = True,
         groups: int | None = None,
         eps: float = 1e-5,
+        schedule: NoiseSchedule | None = None,
     ):
         channels = tuple(channels)
         attends = _per_level(attention, len(channels))
@@ -93,8 +126,8 @@ class Denoiser(UNet):
             return SpatialTransformer(width, context_dim, heads[level], projection=projection, groups=groups)
 
         def block(in_channels, out_channels, level):
-            told = TimeBlock(in_channels, out_channels, emb_dim, groups=groups, eps=eps)
-            return Chain([told, attend(out_channels, level)]) if attends[level] else told
+            timed = TimeBlock(in_channels, out_channels, emb_dim, groups=groups, eps=eps)
+            return Chain([timed, attend(out_channels, level)]) if attends[level] else timed
 
         def middle(width):
             first, second = (TimeBlock(width, width, emb_dim, groups=groups, eps=eps) for _ in range(2))
@@ -126,9 +159,17 @@ class Denoiser(UNet):
             groups=groups,
             eps=eps,
         )
-        self.context_dim, self.null_class = context_dim, num_classes
+        self.schedule, self.context_dim, self.num_classes = schedule, context_dim, num_classes
+        self.null_class = None if num_classes is None else -1
         self.time = nn.Sequential(nn.Linear(channels[0], emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
+        # One row more than there are classes: the last is for "no label".
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, emb_dim)
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        """The names of all that it can be conditioned on."""
+        words = () if self.context_dim is None else ("context", "mask")
+        return frozenset((*words, *(() if self.num_classes is None else ("y",))))
 
     def forward(
         self,
@@ -152,7 +193,7 @@ class Denoiser(UNet):
     def embed(
         self, t: Tensor, context: Tensor | None = None, mask: Tensor | None = None, y: Tensor | None = None
     ) -> Cond:
-        """What the blocks are told. Time and class are one vector, cond.emb, ready for the blocks' linear layers."""
+        """The blocks' conditions. Time and class are one vector, cond.emb, ready for the blocks' linear layers."""
         b = len(t)
         emb = self.time(timestep_embedding(t, self.time[0].in_features).to(self.time[0].weight.dtype))
         if self.classes is not None:
@@ -163,12 +204,13 @@ class Denoiser(UNet):
         return Cond(F.silu(emb), context, mask)
 
     def _labels(self, y, b, device):
+        """Rows of the embedding: those of the classes, and the last one for "no label"."""
         if y is None:
-            return torch.full((b,), self.null_class, device=device)
-        check_integers("y", y, self.null_class + 1)
+            return torch.full((b,), self.num_classes, device=device, dtype=torch.int64)
+        check_integers("y", y, self.num_classes, start=self.null_class)
         if len(y) != b:
             raise ValueError(f"expected y: ({b},), one class per picture, got ({len(y)},)")
-        return y
+        return y.remainder(self.num_classes + 1)
 
     def _check_context(self, context, mask, b):
         if self.context_dim is None and (context is not None or mask is not None):
@@ -185,65 +227,6 @@ class Denoiser(UNet):
                 f"expected mask: {tuple(context.shape[:2])} bool, True where context holds something, "
                 f"got shape {tuple(mask.shape)} of {mask.dtype}"
             )
-
-
-def draw_noise(x_0: Tensor, schedule: NoiseSchedule, generator: torch.Generator) -> dict[str, Tensor]:
-    """All the randomness of a training step: a timestep and noise for each picture. -> {"x_0", "eps", "t"}"""
-    draw = dict(generator=generator, device=generator.device)
-    t = torch.randint(len(schedule), x_0.shape[:1], **draw).to(x_0.device)
-    return {"x_0": x_0, "eps": torch.randn(x_0.shape, dtype=x_0.dtype, **draw).to(x_0.device), "t": t}
-
-
-def denoising_error(
-    model: Callable[..., Tensor], batch: dict[str, Tensor], schedule: NoiseSchedule, predicts: str = "eps"
-) -> Tensor:
-    """Squared error of the model's prediction, for each sample. -> (b,) float32
-
-    batch: x_0, eps and t as from `draw_noise`, and context, mask, y where the model takes them.
-    predicts: what the model predicts: "eps", "x_0" or "v".
-    Raises ValueError when the model's output is not shaped like x_0.
-    """
-    x_0, eps, t = batch["x_0"], batch["eps"], batch["t"]
-    told = {name: batch[name] for name in ("context", "mask", "y") if name in batch}
-    prediction = model(schedule.add_noise(x_0, eps, t), t, **told)
-    if prediction.shape != x_0.shape:
-        raise ValueError(f"expected a prediction shaped like x_0, {tuple(x_0.shape)}, got {tuple(prediction.shape)}")
-    target = schedule.target(predicts, x_0, eps, t)
-    return (prediction.float() - target.float()).square().flatten(1).mean(1)
-
-
-def denoising_loss(
-    model: Callable[..., Tensor],
-    batch: dict[str, Tensor],
-    schedule: NoiseSchedule,
-    predicts: str = "eps",
-    min_snr: float | None = None,
-) -> Tensor:
-    """The training loss: `denoising_error`, averaged over the batch. -> scalar
-
-    A pure function, as `training.train` wants it: partial(denoising_loss, schedule=schedule).
-    min_snr: gamma of Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy" (2023), usually 5:
-        the error of x_0 counts min(snr, gamma) times, whatever is predicted. None: all errors count alike.
-    Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), equation 14.
-    """
-    error = denoising_error(model, batch, schedule, predicts)
-    if min_snr is not None:
-        error = error * min_snr_weight(schedule.snr(batch["t"]), predicts, min_snr).to(error.dtype)
-    return error.mean()
-
-
-def min_snr_weight(snr: Tensor, predicts: str, gamma: float = 5.0) -> Tensor:
-    """How much the squared error of a prediction counts, so that x_0's counts min(snr, gamma). (b,) -> (b,)
-
-    An error of eps is one of x_0 times the square root of snr; of v, times that of snr + 1. Where snr is 0, that of
-    eps counts 1, its limit.
-    """
-    check_predicts(predicts)
-    if not gamma > 0:
-        raise ValueError(f"expected min_snr, the gamma of the weighting, above 0 (usually 5), got {gamma}")
-    if predicts == "eps":
-        return (gamma / snr).clamp(max=1)
-    return snr.clamp(max=gamma) / (snr + 1 if predicts == "v" else 1)
 
 
 def _per_level(attention, levels):

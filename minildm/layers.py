@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minildm.optional import moved
+
 
 @dataclass(frozen=True)
 class Cond:
-    """What a block may be told besides its input; the U hands it on untouched.
+    """The conditions that a block may use besides its input; the U hands them on untouched.
 
     emb: (b, d) one vector per image, such as the noise level.  context: (b, n, d) a sequence, such as words.
     mask: (b, n) bool, True where `context` holds something.
@@ -19,13 +21,15 @@ class Cond:
     mask: Tensor | None = None
 
 
-NOTHING = Cond()
+NO_CONDITION = Cond()
+
+__getattr__ = moved(__name__, {"NOTHING": "minildm.layers.NO_CONDITION"})
 
 
 class Chain(nn.ModuleList):
     """Blocks one after the other, each given the same `cond`."""
 
-    def forward(self, x: Tensor, cond: Cond = NOTHING) -> Tensor:
+    def forward(self, x: Tensor, cond: Cond = NO_CONDITION) -> Tensor:
         for block in self:
             x = block(x, cond)
         return x
@@ -59,7 +63,7 @@ class ConvBlock(nn.Module):
         self.conv1 = conv3x3(in_channels, out_channels)
         self.conv2 = conv3x3(out_channels, out_channels)
 
-    def forward(self, x: Tensor, cond: Cond = NOTHING) -> Tensor:
+    def forward(self, x: Tensor, cond: Cond = NO_CONDITION) -> Tensor:
         return F.relu(self.conv2(F.relu(self.conv1(x))))
 
 
@@ -79,13 +83,13 @@ class ResidualBlock(nn.Module):
         # The input must be as wide as the output to be added to it; a 1×1 convolution widens it.
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, cond: Cond = NOTHING) -> Tensor:
+    def forward(self, x: Tensor, cond: Cond = NO_CONDITION) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))  # (b, out, h, w)
-        h = self.conv2(F.silu(self.norm2(self.tell(h, cond))))
+        h = self.conv2(F.silu(self.norm2(self.condition(h, cond))))
         return self.shortcut(x) + h
 
-    def tell(self, h: Tensor, cond: Cond) -> Tensor:
-        """Where a subclass lets `cond` act, between the two convolutions. Here nothing is told."""
+    def condition(self, h: Tensor, cond: Cond) -> Tensor:
+        """Where a subclass lets `cond` act, between the two convolutions. Here it does not."""
         return h
 
 
@@ -96,7 +100,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = conv3x3(channels, channels, stride=2)
 
-    def forward(self, x: Tensor, cond: Cond = NOTHING) -> Tensor:
+    def forward(self, x: Tensor, cond: Cond = NO_CONDITION) -> Tensor:
         return self.conv(x)
 
 
@@ -110,5 +114,5 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = conv3x3(channels, channels)
 
-    def forward(self, x: Tensor, cond: Cond = NOTHING) -> Tensor:
+    def forward(self, x: Tensor, cond: Cond = NO_CONDITION) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

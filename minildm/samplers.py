@@ -1,24 +1,28 @@
 """Samplers: from noise to a picture, each as a generator of its steps.
 
-Every sampler asks the model what it sees, x0_hat and eps_hat, at each timestep of a descending list, and differs only
-in how it goes on to the next. They share their arguments:
+At each timestep of a descending list a sampler evaluates the model, reads x0_hat and eps_hat from its answer, and goes
+on to the next; samplers differ only in that last rule. They share their arguments:
 
-    denoise: any callable (x_t, t) -> prediction shaped like x_t, with t: (b,) int64.
+    denoise: any callable (x_t, t) -> prediction shaped like x_t, with t: (b,) int64. If it has an attribute
+        `schedule` that is not None, as a trained `Denoiser` has, that must be the same schedule.
     schedule: the NoiseSchedule that the model was trained with.
     x_T: (b, ...) the start; standard normal noise, where the list starts at the end of the schedule.
-    steps, spacing: how many timesteps, and how `spaced` lays them out.
+    steps, spacing: how many timesteps, and how `timesteps` lays them out.
     timesteps: descending integers, instead of steps and spacing. After the last comes the clean picture, t = -1.
-    predicts: what the model predicts: "eps", "x_0" or "v".
+    predicts: what the model predicts, "eps", "x_0", "v" or "flow"; None: what the schedule says.
     generator: where the fresh noise comes from, if any: one for all, or a list with one for each sample, which then
         does not depend on the others; None is torch's global stream.
     clip: keep x0_hat within -clip to clip: 1 for pixels; None, for latents, leaves it alone.
 
-They raise ValueError for bad arguments when called, and for a prediction of another shape when they run.
+They compute in float32 at least and answer in x_T's own dtype. They raise ValueError for bad arguments when called, and
+for a prediction of another shape, or that is not finite, when they run. `SAMPLERS` holds them by name.
 """
 
+import inspect
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -26,15 +30,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minildm.schedule import NoiseSchedule, check_predicts
+from minildm.optional import moved
+from minildm.schedule import NoiseSchedule
 
-CLEAN = -1  # the timestep after 0, where alphas_cumprod is 1
+__getattr__ = moved(__name__, {"spaced": "minildm.samplers.timesteps"})
+
+CLEAN = -1  # the timestep after 0, where signal is 1 and noise 0
+NOISE_ALONE = 1e-5  # a signal-to-noise ratio below which x_t tells a solver no more than noise would
 
 
 class Step(NamedTuple):
     """One state on the way: the start comes first, the finished sample, at t = -1, last.
 
-    At each, x_t = sqrt(alphas_cumprod) x0_hat + sqrt(1 - alphas_cumprod) eps_hat.
+    At each, x_t = signal x0_hat + noise eps_hat, with the schedule's signal and noise at t.
     """
 
     t: int
@@ -43,7 +51,152 @@ class Step(NamedTuple):
     eps_hat: Tensor
 
 
-def spaced(schedule: NoiseSchedule, steps: int, spacing: str = "trailing", offset: int = 0) -> list[int]:
+class Level(NamedTuple):
+    """A place on the way: timestep t, where x_t holds signal a and noise s."""
+
+    t: int
+    a: float
+    s: float
+
+    @property
+    def log_ratio(self) -> float:
+        """log(a / s), half the logarithm of the signal-to-noise ratio; infinite without noise or without signal."""
+        return math.log(self.a / self.s) if self.a and self.s else math.copysign(math.inf, self.a - self.s)
+
+
+class Tools(NamedTuple):
+    """What an update rule may ask for: the model at another place, and fresh noise."""
+
+    evaluate: Callable[[Tensor, Level], tuple[Tensor, Tensor]]  # (x_t, level) -> x0_hat, eps_hat
+    noise: Callable[[Tensor], Tensor]  # standard normal, shaped like its argument
+
+
+Update = Callable[[Tensor, Tensor, Tensor, Level, Level, Tools], Tensor]  # x_t, x0_hat, eps_hat, now, next -> x_next
+Sampler = Callable[..., Iterator[Step]]
+SAMPLERS: dict[str, Sampler] = {}
+
+
+def sampler(rule: Callable[..., Update]) -> Sampler:
+    """Make a sampler of an update rule: `rule(**options)` checks its own options and returns the update of one step.
+
+    The sampler takes the shared arguments, then the rule's options, and stands in SAMPLERS by the rule's name.
+    """
+
+    @wraps(rule)
+    def sample(
+        denoise,
+        schedule,
+        x_T,
+        steps=50,
+        *,
+        timesteps=None,
+        spacing="trailing",
+        predicts=None,
+        generator=None,
+        clip=None,
+        **options,
+    ):
+        schedule = _agreed(denoise, schedule, predicts)
+        if clip is not None and not clip > 0:
+            raise ValueError(f"expected clip above 0, or None, got {clip}")
+        levels = _levels(schedule, _path(schedule, x_T, steps, timesteps, spacing), options.get("ends_clean", True))
+        return _walk(rule(**options), denoise, schedule, x_T, levels, generator, clip)
+
+    shared = [p for p in inspect.signature(sample, follow_wrapped=False).parameters.values() if p.name != "options"]
+    own = inspect.signature(rule).parameters.values()
+    sample.__signature__ = inspect.Signature([*shared, *own], return_annotation=Iterator[Step])
+    SAMPLERS[rule.__name__] = sample
+    return sample
+
+
+@sampler
+def ddpm(*, variance: str = "small") -> Update:
+    """Ancestral sampling: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), algorithm 2.
+
+    variance: of the noise added at each step: "small" is that of x_{t-1} if x_0 is known, "large" is beta_t.
+    """
+    if variance not in ("small", "large"):
+        raise ValueError(f'expected variance="small" or "large", got {variance!r}')
+
+    def update(x_t, x0_hat, eps_hat, now, then, tools):
+        beta = _added(now, then)
+        share = (then.s / now.s) ** 2
+        mean = then.a * beta / now.s**2 * x0_hat + now.a / then.a * share * x_t  # equation 7
+        if then.t == CLEAN:  # noise added now would stay in the picture
+            return mean
+        return mean + math.sqrt(share * beta if variance == "small" else beta) * tools.noise(x_t)
+
+    return update
+
+
+@sampler
+def ddim(*, eta: float = 0.0, ends_clean: bool = True) -> Update:
+    """Song et al., "Denoising Diffusion Implicit Models" (2021), equation 12.
+
+    eta: how much of the noise is drawn afresh at each step: 0 none, so that x_T alone decides; 1 as much as in DDPM.
+    ends_clean: False takes what reaches timestep 0 for the clean picture, without an evaluation there, so that its
+        little noise stays in: set_alpha_to_one=false in the files of diffusers, as Stable Diffusion has it.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"expected eta from 0 to 1, got {eta}")
+
+    def update(x_t, x0_hat, eps_hat, now, then, tools):
+        fresh = (eta * then.s / now.s) ** 2 * _added(now, then)  # a variance
+        x_next = then.a * x0_hat + math.sqrt(max(0.0, then.s**2 - fresh)) * eps_hat
+        return x_next + math.sqrt(fresh) * tools.noise(x_t) if fresh else x_next
+
+    return update
+
+
+@sampler
+def euler() -> Update:
+    """Euler's method on the probability flow, dz / dsigma = eps_hat for z = x_t / a and sigma = s / a, of first order.
+
+    Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models" (2022), section 3.
+    """
+    return _euler
+
+
+@sampler
+def heun() -> Update:
+    """Heun's method on the same flow, of second order: two model evaluations a step, but one at the last.
+
+    Source: Karras et al. (2022), algorithm 1. Where x_t is noise all but alone, its SNR below NOISE_ALONE, sigma has no
+    bounds and an average of two slopes over such a step is far off: there the step is Euler's.
+    """
+
+    def update(x_t, x0_hat, eps_hat, now, then, tools):
+        x_next = _euler(x_t, x0_hat, eps_hat, now, then, tools)
+        if then.t == CLEAN or now.a**2 < NOISE_ALONE * now.s**2:
+            return x_next
+        _, eps_next = tools.evaluate(x_next, then)
+        return then.a * (x_t / now.a + (then.s / then.a - now.s / now.a) * (eps_hat + eps_next) / 2)
+
+    return update
+
+
+@sampler
+def dpm_solver_2m() -> Update:
+    """DPM-Solver++(2M), of second order at one evaluation a step: it also uses what the model said the step before.
+
+    Source: Lu et al., "DPM-Solver++" (2022), algorithm 2. The first and the last step are of first order.
+    """
+    before = None  # x0_hat of the step before, and how far it went in log(a / s)
+
+    def update(x_t, x0_hat, eps_hat, now, then, tools):
+        nonlocal before
+        h = then.log_ratio - now.log_ratio
+        ahead = x0_hat  # x0_hat half a step ahead, on the line through the last two
+        if before is not None and then.t != CLEAN:
+            last, h_last = before
+            ahead = x0_hat + h / h_last / 2 * (x0_hat - last)
+        before = x0_hat, h
+        return then.s / now.s * x_t - then.a * math.expm1(-h) * ahead
+
+    return update
+
+
+def timesteps(schedule: NoiseSchedule, steps: int, spacing: str = "trailing", offset: int = 0) -> list[int]:
     """Lay out `steps` timesteps over a schedule, in descending order, as `diffusers` does under the same names.
 
     spacing: "trailing" counts down from the end and always includes it; "leading" counts up from 0, and leaves the
@@ -69,170 +222,76 @@ def spaced(schedule: NoiseSchedule, steps: int, spacing: str = "trailing", offse
     return [int(t) for t in found]
 
 
-def ddpm(
-    denoise,
-    schedule,
-    x_T,
-    steps=50,
-    *,
-    timesteps=None,
-    spacing="trailing",
-    predicts="eps",
-    generator=None,
-    clip=None,
-    variance="small",
-) -> Iterator[Step]:
-    """Ancestral sampling: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), algorithm 2.
-
-    variance: of the noise added at each step: "small" is that of x_{t-1} if x_0 is known, "large" is beta_t.
-    """
-    if variance not in ("small", "large"):
-        raise ValueError(f'expected variance="small" or "large", got {variance!r}')
-
-    def update(x_t, x0_hat, eps_hat, t, t_next):
-        kept, kept_next = _alphas_cumprod(schedule, t, t_next)
-        alpha = kept / kept_next
-        beta = 1 - alpha
-        mean = math.sqrt(kept_next) * beta / (1 - kept) * x0_hat  # equation 7
-        mean = mean + math.sqrt(alpha) * (1 - kept_next) / (1 - kept) * x_t
-        if t_next == CLEAN:  # noise added now would stay in the picture
-            return mean
-        small = (1 - kept_next) / (1 - kept) * beta
-        return mean + math.sqrt(small if variance == "small" else beta) * _noise(x_t, generator)
-
-    predict = _predictor(denoise, schedule, predicts, clip)
-    return _walk(update, predict, x_T, _path(schedule, x_T, steps, timesteps, spacing))
+def _euler(x_t, x0_hat, eps_hat, now, then, tools):
+    return then.a * x0_hat + then.s * eps_hat  # = a_next (z + (sigma_next - sigma) eps_hat), also where a is 0
 
 
-def ddim(
-    denoise,
-    schedule,
-    x_T,
-    steps=50,
-    *,
-    timesteps=None,
-    spacing="trailing",
-    predicts="eps",
-    generator=None,
-    clip=None,
-    eta=0.0,
-) -> Iterator[Step]:
-    """Song et al., "Denoising Diffusion Implicit Models" (2021), equation 12.
-
-    eta: how much of the noise is drawn afresh at each step: 0 none, so that x_T alone decides; 1 as much as in DDPM.
-    """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"expected eta from 0 to 1, got {eta}")
-
-    def update(x_t, x0_hat, eps_hat, t, t_next):
-        kept, kept_next = _alphas_cumprod(schedule, t, t_next)
-        fresh = eta**2 * (1 - kept_next) / (1 - kept) * (1 - kept / kept_next)  # a variance
-        x_next = math.sqrt(kept_next) * x0_hat + math.sqrt(max(0.0, 1 - kept_next - fresh)) * eps_hat
-        return x_next + math.sqrt(fresh) * _noise(x_t, generator) if fresh else x_next
-
-    predict = _predictor(denoise, schedule, predicts, clip)
-    return _walk(update, predict, x_T, _path(schedule, x_T, steps, timesteps, spacing))
-
-
-def euler(
-    denoise, schedule, x_T, steps=50, *, timesteps=None, spacing="trailing", predicts="eps", generator=None, clip=None
-) -> Iterator[Step]:
-    """Euler's method on the probability flow, dz / dsigma = eps_hat for z = x_t / a and sigma = s / a, of first order.
-
-    Here a = sqrt(alphas_cumprod) is the signal in x_t, and s = sqrt(1 - alphas_cumprod) the noise.
-    Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models" (2022), section 3.
-    """
-
-    def update(x_t, x0_hat, eps_hat, t, t_next):
-        ((a_next, s_next),) = _levels(schedule, t_next)
-        return a_next * x0_hat + s_next * eps_hat  # = a_next (z + (sigma_next - sigma) eps_hat), also where a is 0
-
-    predict = _predictor(denoise, schedule, predicts, clip)
-    return _walk(update, predict, x_T, _path(schedule, x_T, steps, timesteps, spacing))
-
-
-def heun(
-    denoise, schedule, x_T, steps=50, *, timesteps=None, spacing="trailing", predicts="eps", generator=None, clip=None
-) -> Iterator[Step]:
-    """Heun's method on the same flow, of second order: two looks a step, but one at the last.
-
-    Source: Karras et al. (2022), algorithm 1. Where x_t is noise alone sigma is infinite, and the step is Euler's.
-    """
-    predict = _predictor(denoise, schedule, predicts, clip)
-
-    def update(x_t, x0_hat, eps_hat, t, t_next):
-        (a, s), (a_next, s_next) = _levels(schedule, t, t_next)
-        x_next = a_next * x0_hat + s_next * eps_hat
-        if t_next == CLEAN or a == 0:
-            return x_next
-        _, eps_next = predict(x_next, t_next)
-        return a_next * (x_t / a + (s_next / a_next - s / a) * (eps_hat + eps_next) / 2)
-
-    return _walk(update, predict, x_T, _path(schedule, x_T, steps, timesteps, spacing))
-
-
-def dpm_solver_2m(
-    denoise, schedule, x_T, steps=50, *, timesteps=None, spacing="trailing", predicts="eps", generator=None, clip=None
-) -> Iterator[Step]:
-    """DPM-Solver++(2M), of second order at one look a step: it also uses what it saw the step before.
-
-    Source: Lu et al., "DPM-Solver++" (2022), algorithm 2. The first and the last step are of first order.
-    """
-    before = None  # x0_hat of the step before, and how far it went in log(a / s)
-
-    def update(x_t, x0_hat, eps_hat, t, t_next):
-        nonlocal before
-        (a, s), (a_next, s_next) = _levels(schedule, t, t_next)
-        h = _log_ratio(a_next, s_next) - _log_ratio(a, s)
-        ahead = x0_hat  # x0_hat half a step ahead, on the line through the last two
-        if before is not None and t_next != CLEAN:
-            last, h_last = before
-            ahead = x0_hat + h / h_last / 2 * (x0_hat - last)
-        before = x0_hat, h
-        return s_next / s * x_t - a_next * math.expm1(-h) * ahead
-
-    predict = _predictor(denoise, schedule, predicts, clip)
-    return _walk(update, predict, x_T, _path(schedule, x_T, steps, timesteps, spacing))
+def _added(now, then):
+    """The variance of the noise that one step of the noising process, from `then` to `now`, adds: DDPM's beta."""
+    return now.s**2 - (now.a / then.a * then.s) ** 2
 
 
 @torch.no_grad()  # as a decorator: a `with` inside a generator would hold between its steps, in the caller's code
-def _walk(update, predict, x_T, path):
-    x_t = x_T
-    for t, t_next in pairwise([*path, CLEAN]):
-        x0_hat, eps_hat = predict(x_t, t)
-        yield Step(t, x_t, x0_hat, eps_hat)
-        x_t = update(x_t, x0_hat, eps_hat, t, t_next)
-    yield Step(CLEAN, x_t, x_t, eps_hat)
+def _walk(update, denoise, schedule, x_T, levels, generator, clip):
+    tools = Tools(
+        evaluate=lambda x_t, level: _read(denoise, schedule, x_t, level.t, clip, x_T.dtype),
+        noise=lambda like: _noise(like, generator),
+    )
+    x_t = x_T.to(torch.promote_types(x_T.dtype, torch.float32))
+    for now, then in pairwise(levels):
+        x0_hat, eps_hat = tools.evaluate(x_t, now)
+        yield Step(now.t, *(part.to(x_T.dtype) for part in (x_t, x0_hat, eps_hat)))
+        x_t = update(x_t, x0_hat, eps_hat, now, then, tools)
+    yield Step(CLEAN, *(part.to(x_T.dtype) for part in (x_t, x_t, eps_hat)))
 
 
-def _predictor(denoise, schedule, predicts, clip):
-    """(x_t, t) -> x0_hat, eps_hat"""
-    check_predicts(predicts)
-    if clip is not None and not clip > 0:
-        raise ValueError(f"expected clip above 0, or None, got {clip}")
-
-    def predict(x_t, t):
-        t = torch.full((len(x_t),), t)
-        prediction = denoise(x_t, t.to(x_t.device))
-        if not isinstance(prediction, Tensor) or prediction.shape != x_t.shape:
-            found = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
-            raise ValueError(f"expected a prediction shaped like x_t, {tuple(x_t.shape)}, from the model, got {found}")
-        x0_hat, eps_hat = schedule.read(predicts, prediction.to(x_t.dtype), x_t, t)
-        if clip is not None:
-            x0_hat = x0_hat.clamp(-clip, clip)
-            eps_hat = schedule.x_0_to_eps(x_t, x0_hat, t)
-        return x0_hat, eps_hat
-
-    return predict
+def _levels(schedule, path, ends_clean):
+    """The places on the way, with the end."""
+    levels = [Level(t, schedule.signal[t].item(), schedule.noise[t].item()) for t in path]
+    if ends_clean:
+        return [*levels, Level(CLEAN, 1.0, 0.0)]
+    before = levels[:-1] if path[-1] == 0 and len(path) > 1 else levels
+    return [*before, Level(CLEAN, schedule.signal[0].item(), schedule.noise[0].item())]
 
 
-def _path(schedule, x_T, steps, timesteps, spacing):
+def _read(denoise, schedule, x_t, t, clip, dtype):
+    """What the model sees in x_t: x0_hat, eps_hat, in the precision of x_t. The model gets it in its own dtype."""
+    times = torch.full((len(x_t),), t, dtype=torch.int64, device="cpu")
+    prediction = denoise(x_t.to(dtype), times.to(x_t.device))
+    if not isinstance(prediction, Tensor) or prediction.shape != x_t.shape:
+        found = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
+        raise ValueError(f"expected a prediction shaped like x_t, {tuple(x_t.shape)}, from the model, got {found}")
+    if prediction.device.type == "cpu" and not prediction.isfinite().all():  # on a GPU it would wait at each step
+        raise ValueError(f"expected finite predictions, got NaN or infinity from the model at timestep {t}")
+    x0_hat, eps_hat = schedule.read(prediction.to(x_t.dtype), x_t, times)
+    if clip is not None:
+        x0_hat = x0_hat.clamp(-clip, clip)
+        eps_hat = schedule.x_0_to_eps(x_t, x0_hat, times)
+    return x0_hat, eps_hat
+
+
+def _agreed(denoise, schedule, predicts):
+    """The schedule by which the model's answer is read, once nothing contradicts it."""
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"expected a NoiseSchedule, such as the model's own `.schedule`, got {schedule!r}")
+    known = getattr(denoise, "schedule", None)
+    told = schedule if predicts is None else schedule.predicting(predicts)
+    if known is not None and known != told:
+        raise ValueError(
+            f"this model was trained with {known}, but it is to be sampled with {told}: pass model.schedule"
+        )
+    return told
+
+
+def _path(schedule, x_T, steps, given, spacing):
     """The timesteps to go through, once all is known to be in order."""
     if not isinstance(x_T, Tensor) or not x_T.ndim or not x_T.is_floating_point():
         raise ValueError("expected x_T as a floating-point tensor (b, ...), such as torch.randn(b, c, h, w)")
-    if timesteps is None:
-        return spaced(schedule, steps, spacing)
-    path = [t.item() if isinstance(t, Tensor | np.generic) else t for t in timesteps]
+    if not x_T.isfinite().all():
+        raise ValueError("expected a finite x_T, got NaN or infinity in it")
+    if given is None:
+        return timesteps(schedule, steps, spacing)
+    path = [t.item() if isinstance(t, Tensor | np.generic) else t for t in given]
     if not path or any(isinstance(t, bool) or not isinstance(t, int) for t in path):
         raise ValueError(f"expected timesteps as a list of integers, got {path}")
     if any(t <= t_next for t, t_next in pairwise(path)):
@@ -245,22 +304,8 @@ def _path(schedule, x_T, steps, timesteps, spacing):
     return path
 
 
-def _short(path):
+def _short(path: Sequence[int]) -> str:
     return f"{path[0]}, {path[1]}, ..., {path[-1]}" if len(path) > 3 else ", ".join(map(str, path))
-
-
-def _alphas_cumprod(schedule, *timesteps):
-    return [1.0 if t == CLEAN else schedule.alphas_cumprod[t].item() for t in timesteps]
-
-
-def _levels(schedule, *timesteps):
-    """Signal a and noise s at each of the timesteps."""
-    return [(math.sqrt(kept), math.sqrt(1 - kept)) for kept in _alphas_cumprod(schedule, *timesteps)]
-
-
-def _log_ratio(a, s):
-    """Half the logarithm of the signal-to-noise ratio; infinite where there is no noise or no signal."""
-    return math.log(a / s) if a and s else math.copysign(math.inf, a - s)
 
 
 def _noise(x, generator):

@@ -65,6 +65,25 @@ def check_images(x: Tensor, channels: int, multiple: int = 1) -> None:
         )
 
 
+def check_integers(name: str, v: Tensor, limit: int | None = None, start: int = 0) -> None:
+    """Raise ValueError unless v, such as timesteps t or classes y, is (b,) integers from `start` to below `limit`.
+
+    The range is looked at on the CPU only: on a GPU that would wait for all that is under way there.
+    """
+    if not isinstance(v, Tensor):
+        raise ValueError(f"expected {name} as a tensor (b,) of int64, got {type(v).__name__}: torch.full((b,), {name})")
+    if v.ndim != 1 or v.is_floating_point() or v.is_complex() or v.dtype == torch.bool:
+        raise ValueError(
+            f"expected {name}: (b,) int64, one per sample, got shape {tuple(v.shape)} of {v.dtype}; "
+            f"use torch.full((b,), {name}), or {name}.long() for whole numbers kept as floats"
+        )
+    if v.numel() and v.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (bound.item() for bound in v.aminmax())
+        if low < start or (limit is not None and high >= limit):
+            allowed = f"from {start} to {limit - 1}" if limit is not None else f"from {start}"
+            raise ValueError(f"expected {name} {allowed}, got {low} to {high}")
+
+
 @contextmanager
 def evaluating(*modules: torch.nn.Module) -> Iterator[None]:
     """Inside, all parts of the modules are in eval mode; afterwards each part is in the mode that it was in."""

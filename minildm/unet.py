@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minildm.layers import NOTHING, Chain, Cond, Downsample, ResidualBlock, Upsample, conv3x3, group_norm
+from minildm.layers import NO_CONDITION, Chain, Cond, Downsample, ResidualBlock, Upsample, conv3x3, group_norm
 from minildm.tensors import check_images
 
 BlockFactory = Callable[[int, int, int], nn.Module]  # (in_channels, out_channels, level) -> block
@@ -55,7 +55,8 @@ class UNet(nn.Module):
                 "expected at least one level and positive sizes, got "
                 f"{in_channels=}, {out_channels=}, {channels=}, {blocks_per_level=}"
             )
-        self.in_channels, self.skip, self.multiple = in_channels, skip, 2 ** (len(channels) - 1)
+        self.in_channels, self.out_channels, self.skip = in_channels, out_channels, skip
+        self.multiple = 2 ** (len(channels) - 1)
         # What `weights` writes into a checkpoint to build this network again; blocks of your own cannot be written.
         self.config = None
         if block is residual_block and middle is None:
@@ -97,21 +98,21 @@ class UNet(nn.Module):
         self.norm = group_norm(width, groups, eps)
         self.head = conv3x3(width, out_channels)
 
-    def forward(self, x: Tensor, cond: Cond = NOTHING) -> Tensor:
+    def forward(self, x: Tensor, cond: Cond = NO_CONDITION) -> Tensor:
         check_images(x, self.in_channels, self.multiple)
         skips = self.encode(x, cond)
         h = self.middle(skips[-1], cond)  # (b, channels[-1], h / multiple, w / multiple)
         h = self.decode(h, skips, cond)  # (b, channels[0], h, w)
         return self.head(F.silu(self.norm(h)))
 
-    def encode(self, x: Tensor, cond: Cond = NOTHING) -> list[Tensor]:
+    def encode(self, x: Tensor, cond: Cond = NO_CONDITION) -> list[Tensor]:
         """All feature maps of the way down, from fine to coarse: the skips."""
         skips = [self.stem(x)]
         for layer in self.down:
             skips.append(layer(skips[-1], cond))
         return skips
 
-    def decode(self, h: Tensor, skips: list[Tensor], cond: Cond = NOTHING) -> Tensor:
+    def decode(self, h: Tensor, skips: list[Tensor], cond: Cond = NO_CONDITION) -> Tensor:
         """The way up: each block takes in the skip of its own size, each `Upsample` doubles the size.
 
         Takes the skips out of the list one by one, so that each is freed as soon as it is used.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from minildm import __version__, storage
 from minildm.optional import moved
+from minildm.schedule import NoiseSchedule
 from minildm.tensors import defaults
 
 FOLDER = Path(__file__).with_suffix("")  # the shipped files lie in minildm/weights/
@@ -76,7 +77,7 @@ def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[dict[st
 
     module: one of CLASSES, also compiled, with its constructor's keyword arguments in `module.config`.
     dtype: how floating-point tensors are stored; torch.float16 halves them and is widened again by `unpack`.
-    -> the tensors, on their device, and {"class": name, "config": JSON}
+    -> the tensors, on their device, and {"class": name, "config": JSON}, with "schedule" where the module has one
 
     Raises ValueError for a class outside CLASSES, a config that does not rebuild the module, what was put into it from
     outside (adapters, parametrizations), and a value that is not finite or too large for `dtype`.
@@ -104,7 +105,10 @@ def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[dict[st
     with defaults("meta"):  # shapes only: costs no memory and draws no random numbers
         twin = storage.state(_class(name)(**json.loads(config)))
     storage.check_same(twin, tensors, f"{name}(**module.config), which must rebuild the module being saved,")
-    return tensors, {"class": name, "config": config}
+    metadata = {"class": name, "config": config}
+    if (schedule := getattr(module, "schedule", None)) is not None:
+        metadata["schedule"] = _json(schedule.config, f"{name}.schedule")
+    return tensors, metadata
 
 
 def unpack(tensors: dict[str, Tensor], metadata: dict[str, str], source: str | Path = "the file") -> nn.Module:
@@ -122,6 +126,8 @@ def unpack(tensors: dict[str, Tensor], metadata: dict[str, str], source: str | P
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: this minildm cannot build {name}(**{config}): {error}; update minildm") from error
     storage.fill(storage.state(module), tensors, source)
+    if "schedule" in metadata:
+        module.schedule = NoiseSchedule.from_config(json.loads(metadata["schedule"]))
     return module.eval()
 
 

@@ -30,8 +30,8 @@ IN_BLOCK = {
     "self_attention": "attn1",
     "cross_attention.to_out": "attn2.to_out.0",
     "cross_attention": "attn2",
-    "feed_forward.widen": "ff.net.0.proj",
-    "feed_forward.narrow": "ff.net.2",
+    "feed_forward.fc1": "ff.net.0.proj",
+    "feed_forward.fc2": "ff.net.2",
 }
 
 
@@ -68,10 +68,10 @@ def test_attention_by_hand():
 def test_the_gate_by_hand():
     layer = FeedForward(1, expansion=1)
     with torch.no_grad():
-        layer.widen.weight.copy_(torch.tensor([[3.0], [1.0]]))
-        layer.widen.bias.zero_()
-        layer.narrow.weight.fill_(1.0)
-        layer.narrow.bias.zero_()
+        layer.fc1.weight.copy_(torch.tensor([[3.0], [1.0]]))
+        layer.fc1.bias.zero_()
+        layer.fc2.weight.fill_(1.0)
+        layer.fc2.bias.zero_()
         x = torch.tensor([[[2.0]]])
         torch.testing.assert_close(layer(x).item(), 3 * 2 * 2 * 0.5 * (1 + math.erf(2 / math.sqrt(2))))
 

@@ -23,7 +23,7 @@ good_inversion = inversion()
 
 @pytest.mark.parametrize("total, steps", [(6, 3), (10, 1), (1000, 8)])
 def test_the_timesteps_that_pass_are_the_package_s(total, steps):
-    assert good_trailing(total, steps) == samplers.spaced(NoiseSchedule.linear(total), steps)
+    assert good_trailing(total, steps) == samplers.timesteps(NoiseSchedule.linear(total), steps)
 
 
 @pytest.mark.parametrize("check, answer", [(checks.trailing, good_trailing), (checks.ddim_inversion, good_inversion)])
@@ -51,7 +51,7 @@ def test_the_inversion_that_passes_undoes_a_step_of_ddim():
         (checks.trailing, lambda total, n: list(range(total))[::-1][:n], "span the whole schedule"),
         (checks.trailing, lambda total, n: torch.linspace(total - 1, 0, n).round().int(), "linspace"),
         (checks.trailing, lambda total, n: torch.linspace(0, total - 1, n).int().flip(0), "linspace"),
-        (checks.trailing, lambda total, n: samplers.spaced(NoiseSchedule.linear(total), n), "write it yourself"),
+        (checks.trailing, lambda total, n: samplers.timesteps(NoiseSchedule.linear(total), n), "write it yourself"),
         (checks.ddim_inversion, lambda x, e, now, then: then**0.5 * x + (1 - then) ** 0.5 * e, "for the clean picture"),
         (checks.ddim_inversion, inversion(remove=0), "not taken out"),
         (checks.ddim_inversion, inversion(remove=-1), "a sign: x_t holds the noise already"),

@@ -27,6 +27,7 @@ ORDER = [
     "segmentation",
     "schedule",
     "denoiser",
+    "losses",
     "samplers",
     "guidance",
     "autoencoder",

@@ -60,7 +60,7 @@ def test_residual_block_of_equal_widths_starts_from_its_input():
 
 def test_residual_block_lets_a_subclass_tell_it_something(generator):
     class Told(ResidualBlock):
-        def tell(self, h, cond):
+        def condition(self, h, cond):
             return h + cond.emb[:, :, None, None]
 
     block, x = Told(4, 6), torch.randn(2, 4, 3, 5, generator=generator)

@@ -180,11 +180,11 @@ def test_labels():
     assert apart(one, pipe(**HOW)) > 1e-3
     together = pipe(y=[2, None, 3], **HOW)
     assert_equal(together[:1], one)
-    assert_equal(together, pipe(y=torch.tensor([2, 4, 3]), **HOW))
+    assert_equal(together, pipe(y=torch.tensor([2, -1, 3]), **HOW))
     assert_equal(together[1:2], pipe(**HOW | dict(seed=1)))
     x_T = torch.randn(1, 5, 4, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        told, none = (pipe.unet(x_T, torch.tensor([49]), y=torch.tensor([y])) for y in (2, 4))
+        told, none = (pipe.unet(x_T, torch.tensor([49]), y=torch.tensor([y])) for y in (2, -1))
         x_0 = pipe.schedule.v_to_x_0(x_T, none + 3 * (told - none), torch.tensor([49]))
     assert_equal(pipe.decode(x_0, check=False), pipe(y=2, steps=1, seed=0, output="tensor"))
 
@@ -196,7 +196,7 @@ def test_unconditional():
     assert pipe(seed=[3, 4], steps=2, output="tensor").shape == (2, 3, 8, 12)
     assert seen == [2, 2]
     assert isinstance(pipe(steps=1), Image.Image)
-    with pytest.raises(ValueError, match="for a model that is told nothing, guidance is 1"):
+    with pytest.raises(ValueError, match="for a model without conditions, guidance is 1"):
         pipe(guidance=2)
 
 
@@ -227,7 +227,7 @@ def test_what_is_known_stays(name, predicts, picture):
     pipe = build(predicts=predicts)
     mask = torch.zeros(8, 12)
     mask[2:5, 3:9] = 1
-    new = mask[::2, ::2].bool()  # the first pixel of each square
+    new = torch.nn.functional.max_pool2d(mask[None], 2)[0].bool()  # each square of pixels that the mask touches
     z = pipe.encode(picture)
     for strength in (1, 0.5):
         steps = list(pipe.steps("a cat", image=picture, mask=mask, strength=strength, steps=4, seed=0, sampler=name))
@@ -262,7 +262,7 @@ def test_a_u_net_for_inpainting_sees_mask_and_surroundings(picture):
         assert x.shape == (2, 11, 4, 6)
         for half in x:
             assert_equal(half[:5], step.x_t[0])
-            assert_equal(half[5], mask[::2, ::2])
+            assert_equal(half[5], torch.nn.functional.max_pool2d(mask[None], 2)[0])
             assert_equal(half[6:], pipe.encode(hidden)[0])
     eps = torch.randn(1, 5, 4, 6, generator=torch.Generator().manual_seed(0))
     assert_equal(steps[0].x_t, eps)
@@ -293,7 +293,7 @@ def test_ddim_may_leave_the_noise_of_timestep_0_in(predicts, picture):
         *whole, last = pipe.steps(**how)
         *steps, end = short.steps(**how)
         hook.remove()
-        assert [step.t for step in steps] == [*path, 0][: 4 - (offset == 0)] and end.t == -1
+        assert [step.t for step in steps] == [t for t in path if t > 0] and end.t == -1
         assert seen == [t for t in path if t > 0]  # no look at timestep 0
         if offset:
             kept = pipe.schedule.alphas_cumprod[0]
@@ -394,8 +394,12 @@ def test_it_comes_back_from_its_folder(build_with, call_with, tmp_path):
     pipe.schedule = pipe.schedule.zero_terminal_snr()
     folder = pipe.save_pretrained(tmp_path / "here" / "pocket", recipe="by hand")
     again = LatentDiffusion.from_pretrained(folder)
-    assert torch.equal(again(**HOW, **call_with), pipe(**HOW, **call_with))
-    assert torch.equal(again.schedule.betas, pipe.schedule.betas)
+    for name in ("unet", "vae", "text_encoder"):  # to the bit
+        if getattr(pipe, name) is not None:
+            mine, theirs = (getattr(one, name).state_dict() for one in (pipe, again))
+            assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert_equal(again(**HOW, **call_with), pipe(**HOW, **call_with))
+    assert again.schedule == pipe.schedule and torch.equal(again.schedule.signal, pipe.schedule.signal)
     names = ("words", "predicts", "guidance", "spacing", "offset", "ends_clean", "sees_padding", "scale_factor")
     assert all(getattr(again, name) == getattr(pipe, name) for name in names)
     assert tuple(again.size) == tuple(pipe.size)
@@ -410,11 +414,11 @@ def test_saving_replaces_a_pipeline_and_nothing_else(pipe, tmp_path, monkeypatch
     assert {path.name for path in folder.iterdir()} == {"pipeline.json", "unet.safetensors", "vae.safetensors"}
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("irreplaceable")
-    with pytest.raises(FileExistsError, match="mine is there and is no pipeline"):
+    with pytest.raises(FileExistsError, match="mine has no pipeline.json but thesis.txt"):
         pipe.save_pretrained(tmp_path / "mine")
     bad = build()
     bad.text_encoder = lambda ids, mask: None
-    with pytest.raises(ValueError, match="expected a module of class"):
+    with pytest.raises(ValueError, match=r"text encoder is not minildm's.*pipe\(context=\.\.\.\)"):
         bad.save_pretrained(folder)
     assert LatentDiffusion.from_pretrained(folder).text_encoder is None  # the old one is whole
     assert {path.name for path in tmp_path.iterdir()} == {"pocket", "mine"}
@@ -480,7 +484,7 @@ PICTURE = torch.zeros(1, 3, 8, 12)
         (dict(size=(12, 1)), "got 12×1: ask for 12×4"),
         (dict(image=torch.zeros(1, 3, 9, 12)), "got 9×12: .* resize"),
         (dict(image=PICTURE, size=16), r"size to be that of the image, \(8, 12\), got 16"),
-        (dict(image=2 + PICTURE), r"pictures in \[0, 1\]"),
+        (dict(image=2 + PICTURE), r"images in \[0, 1\]"),
         (dict(image=PICTURE, strength=0), "strength above 0 and up to 1, .* got 0"),
         (dict(image=PICTURE, strength=1.5), "got 1.5"),
         (dict(strength=0.5), "expected an image with a mask or a strength"),
@@ -508,8 +512,8 @@ def test_bad_arguments(pipe, how, message):
 
 def test_bad_labels_and_words():
     pipe = build(words=False, num_classes=3)
-    for y in (4, -1, [0, 9]):
-        with pytest.raises(ValueError, match="expected y from 0 to 3"):
+    for y in (3, 4, -2, [0, 9]):
+        with pytest.raises(ValueError, match="expected y from -1 to 2"):
             pipe(y=y)
     for how in (dict(prompt="a cat"), dict(negative_prompt="a cat")):
         with pytest.raises(ValueError, match="this model takes no words|to say nothing"):

@@ -12,7 +12,7 @@ from minildm import data, judge, stable_diffusion, storage, weights
 from minildm.autoencoder import AutoencoderKL
 from minildm.data import LANGUAGES, TASKS, heldout, parse
 from minildm.data.families import meaning
-from minildm.denoiser import denoising_loss
+from minildm.losses import denoising_loss
 from minildm.pipeline import LatentDiffusion
 from minildm.recipes import _probe, pocket, text_pocket, vae_pocket
 from minildm.tensors import count_parameters, seeded

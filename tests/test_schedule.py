@@ -1,16 +1,19 @@
 """Schedules against hand-computed values and the tables of diffusers; conversions against their definitions."""
 
+import copy
+import json
 import math
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minildm.schedule import PREDICTS, NoiseSchedule, check_integers
+from minildm.schedule import PREDICTS, NoiseSchedule
+from minildm.tensors import check_integers
 
-BY_HAND = NoiseSchedule([0.1, 0.2, 0.5])  # alphas_cumprod 0.9, 0.72, 0.36
+BY_HAND = NoiseSchedule.from_betas([0.1, 0.2, 0.5])  # alphas_cumprod 0.9, 0.72, 0.36
 SCHEDULES = {
     "linear": NoiseSchedule.linear(),
     "scaled_linear": NoiseSchedule.scaled_linear(),
@@ -109,7 +112,8 @@ def test_reading_the_target_gives_picture_and_noise(predicts):
     schedule, t = SCHEDULES["squaredcos_cap_v2"], torch.tensor([3, 250, 600, 900])
     x_0, eps = pictures(7)
     x_t = schedule.add_noise(x_0, eps, t)
-    found = schedule.read(predicts, schedule.target(predicts, x_0, eps, t), x_t, t)
+    schedule = schedule.predicting(predicts)
+    found = schedule.read(schedule.target(x_0, eps, t), x_t, t)
     torch.testing.assert_close(found, (x_0, eps), atol=1e-9, rtol=0)
 
 
@@ -147,7 +151,7 @@ def test_the_dtype_of_the_pictures_stays_and_precision_is_kept(dtype):
 
 def test_the_tables_are_the_schedules_own():
     betas = torch.tensor([0.1, 0.2])
-    schedule = NoiseSchedule(betas)
+    schedule = NoiseSchedule.from_betas(betas)
     betas += 1
     assert schedule.betas.tolist() == pytest.approx([0.1, 0.2])
 
@@ -155,18 +159,29 @@ def test_the_tables_are_the_schedules_own():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: NoiseSchedule([]), "list of betas"),
-        (lambda: NoiseSchedule([[0.1]]), r"shape \(1, 1\)"),
-        (lambda: NoiseSchedule([0.1, 0.0]), "above 0 and below 1"),
-        (lambda: NoiseSchedule([1.0, 0.5]), "only the last"),
-        (lambda: NoiseSchedule([0.1, 1.1]), "0.1 to 1.1"),
-        (lambda: NoiseSchedule([0.1, float("nan")]), "above 0"),
+        (lambda: NoiseSchedule.from_betas([]), "betas as a list"),
+        (lambda: NoiseSchedule.from_betas([[0.1]]), r"shape \(1, 1\)"),
+        (lambda: NoiseSchedule.from_betas([0.1, 0.0]), "above 0 and below 1"),
+        (lambda: NoiseSchedule.from_betas([1.0, 0.5]), "only the last"),
+        (lambda: NoiseSchedule.from_betas([0.1, 1.1]), "0.1 to 1.1"),
+        (lambda: NoiseSchedule.from_betas([0.1, float("nan")]), "finite"),
         (lambda: NoiseSchedule.linear(0), "whole number of steps from 1, got 0"),
         (lambda: NoiseSchedule.cosine(10.5), "got 10.5"),
         (lambda: NoiseSchedule.scaled_linear(True), "got True"),
-        (lambda: NoiseSchedule([0.5]).zero_terminal_snr(), "at least 2 steps"),
-        (lambda: BY_HAND.target("noise", *pictures(0), torch.zeros(4).long()), "got 'noise'"),
-        (lambda: BY_HAND.read("z", *pictures(0), torch.zeros(4).long()), "got 'z'"),
+        (lambda: NoiseSchedule.from_betas([0.5]).zero_terminal_snr(), "at least 2 steps"),
+        (lambda: BY_HAND.predicting("noise"), "got 'noise'"),
+        (lambda: NoiseSchedule([0.9, 0.5], [0.1, 0.5], "z"), "got 'z'"),
+        (lambda: NoiseSchedule([0.9, 0.5], [0.1]), "got 2 and 1 steps"),
+        (lambda: NoiseSchedule([0.9, 0.5], [0.5, 0.1]), "at no timestep more signal"),
+        (lambda: NoiseSchedule([0.9, -0.1], [0.5, 0.9]), "signal from -0.1"),
+        (lambda: NoiseSchedule([1.0, 0.5], [0.0, 0.9]), "noise from 0"),
+        (lambda: NoiseSchedule([0.9, 0.5], [0.1, float("inf")]), "finite"),
+        (lambda: NoiseSchedule.flow(shift=0), "shift above 0"),
+        (lambda: NoiseSchedule.flow(0), "whole number of steps from 1, got 0"),
+        (lambda: NoiseSchedule.from_config({"kind": "karras", "predicts": "v"}), "no schedule of kind 'karras'"),
+        (lambda: NoiseSchedule.from_config({"kind": "cosine"}), "what NoiseSchedule.config writes"),
+        (lambda: NoiseSchedule.from_config({"kind": "cosine", "predicts": "v", "x": 1}), "what NoiseSchedule.config"),
+        (lambda: NoiseSchedule.from_config([1]), "what NoiseSchedule.config writes"),
     ],
 )
 def test_bad_schedules(make, message):
@@ -196,3 +211,96 @@ def test_integers_are_checked_by_name():
     check_integers("y", torch.tensor([0, 6], dtype=torch.int32), 7)
     with pytest.raises(ValueError, match="expected y from 0 to 6, got 2 to 7"):
         check_integers("y", torch.tensor([7, 2]), 7)
+
+
+FLOW = NoiseSchedule.flow(4)
+
+
+def test_flow_by_hand():
+    torch.testing.assert_close(FLOW.noise, torch.tensor([0.25, 0.5, 0.75, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(FLOW.signal + FLOW.noise, torch.ones(4, dtype=torch.float64))
+    assert FLOW.predicts == "flow" and FLOW.signal[-1] == 0
+    x_0, eps, t = torch.tensor([[2.0]]), torch.tensor([[-6.0]]), torch.tensor([1])
+    torch.testing.assert_close(FLOW.add_noise(x_0, eps, t), torch.tensor([[-2.0]]))
+    torch.testing.assert_close(FLOW.target(x_0, eps, t), torch.tensor([[-8.0]]))
+    shifted = NoiseSchedule.flow(4, shift=3.0).noise  # 3 s / (1 + 2 s)
+    torch.testing.assert_close(shifted, torch.tensor([0.5, 0.75, 0.9, 1.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_equals_the_reference(shift):
+    theirs = FlowMatchEulerDiscreteScheduler(1000, shift=shift).sigmas
+    torch.testing.assert_close(NoiseSchedule.flow(1000, shift).noise.flip(0).float(), theirs, atol=1e-6, rtol=0)
+
+
+def test_betas_only_where_variance_is_preserved():
+    for name in ("betas", "alphas_cumprod"):
+        with pytest.raises(AttributeError, match=f"no {name}: its signal² \\+ noise² is not 1"):
+            getattr(FLOW, name)
+    with pytest.raises(AttributeError, match="zero_terminal_snr"):
+        FLOW.zero_terminal_snr()
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES.values(), BY_HAND, NoiseSchedule.flow(50, 2.0)], ids=repr)
+@pytest.mark.parametrize("predicts", PREDICTS)
+def test_every_answer_is_read_on_every_schedule(schedule, predicts):
+    """The answer from its definition, solved back; and the two definitions of a state agree."""
+    t = torch.tensor([0, 1, len(schedule) // 2, len(schedule) - 2])
+    x_0, eps = pictures(11)
+    a, s = (table[t].reshape(4, 1, 1, 1) for table in (schedule.signal, schedule.noise))
+    said = {"eps": eps, "x_0": x_0, "v": a * eps - s * x_0, "flow": eps - x_0}[predicts]
+    schedule = schedule.predicting(predicts)
+    torch.testing.assert_close(schedule.target(x_0, eps, t), said)
+    found = schedule.read(said, a * x_0 + s * eps, t)
+    torch.testing.assert_close(found, (x_0, eps), atol=1e-7, rtol=1e-7)
+
+
+def test_what_a_model_predicts_is_a_property_of_the_schedule():
+    v = NoiseSchedule.cosine().predicting("v")
+    assert (v.predicts, NoiseSchedule.cosine().predicts) == ("v", "eps")
+    assert v == NoiseSchedule.cosine().predicting("v") and v != NoiseSchedule.cosine() and v != "v"
+    assert v != NoiseSchedule.linear().predicting("v") and v != NoiseSchedule.cosine(999).predicting("v")
+    assert v.zero_terminal_snr().predicts == "v"
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        NoiseSchedule.linear(7, beta_end=0.3),
+        NoiseSchedule.scaled_linear().predicting("v"),
+        NoiseSchedule.cosine(20, beta_max=0.9).predicting("x_0"),
+        NoiseSchedule.flow(9, 2.0),
+        BY_HAND.predicting("v"),
+        NoiseSchedule.scaled_linear(30).zero_terminal_snr(),
+    ],
+    ids=repr,
+)
+def test_a_description_makes_it_again(schedule):
+    again = NoiseSchedule.from_config(json.loads(json.dumps(schedule.config)))
+    assert again == schedule and again.config == schedule.config
+    assert torch.equal(again.signal, schedule.signal) and torch.equal(again.noise, schedule.noise)
+    for twin in (copy.deepcopy(schedule), copy.copy(schedule)):
+        assert twin == schedule
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_whole_numbers_are_no_pictures(dtype):
+    x, t = torch.ones(1, 1, 1, 3, dtype=dtype), torch.tensor([1])
+    for call in (BY_HAND.add_noise, BY_HAND.velocity, BY_HAND.x_0_to_eps, BY_HAND.v_to_x_0):
+        with pytest.raises(ValueError, match=r"floating-point tensor, from -1 to 1, got torch\."):
+            call(*((x, x, t) if call in (BY_HAND.add_noise, BY_HAND.velocity) else (x, x.float(), t)))
+    with pytest.raises(ValueError, match="got list"):
+        BY_HAND.add_noise([1.0], x, t)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_the_default_dtype_changes_nothing(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        for kind in ("linear", "scaled_linear", "cosine", "flow"):
+            made = getattr(NoiseSchedule, kind)(30)
+            assert made.signal.dtype == torch.float64 and made.snr(torch.tensor([3])).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+    assert made == NoiseSchedule.flow(30)

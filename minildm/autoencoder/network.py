@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minildm.attention import SpatialAttention
-from minildm.layers import NOTHING, Chain, Cond, Downsample, ResidualBlock, Upsample, conv3x3, group_norm
+from minildm.layers import NO_CONDITION, Chain, Cond, Downsample, ResidualBlock, Upsample, conv3x3, group_norm
 from minildm.tensors import check_images
 
 
@@ -64,7 +64,7 @@ class DownsampleAhead(Downsample):
         super().__init__(channels)
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
-    def forward(self, x: Tensor, cond: Cond = NOTHING) -> Tensor:
+    def forward(self, x: Tensor, cond: Cond = NO_CONDITION) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 

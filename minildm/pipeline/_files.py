@@ -1,47 +1,81 @@
-"""A pipeline's folder: its networks as weights files, the tokenizer, and pipeline.json with all the rest."""
+"""A pipeline on disk: a folder of weights files, a tokenizer and pipeline.json; or all of that in one file to share."""
 
 import json
-import shutil
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from minildm import storage, weights
+from minildm import __version__, storage, weights
 from minildm.schedule import NoiseSchedule
-from minildm.text import Tokenizer
+from minildm.text import TextEncoder, Tokenizer
 
-FORMAT = "minildm pipeline 1"
+FORMAT = "minildm pipeline 2"
+INDEX = "pipeline.json"
 NETWORKS = ("unet", "vae", "text_encoder")
+_OWN = [f"{name}.safetensors" for name in NETWORKS] + ["tokenizer.json"]  # besides INDEX, all that a folder may hold
 
 
-def find(name_or_folder: str | Path) -> Path:
-    """The folder of a pipeline; a name stands for one that ships with minildm. FileNotFoundError, ValueError."""
-    folder, shipped = Path(name_or_folder), weights.FOLDER / str(name_or_folder)
-    folder = folder if folder.is_dir() or not shipped.is_dir() else shipped
-    if (folder / "pipeline.json").is_file():
-        return folder
-    if (folder / "model_index.json").is_file():
-        raise ValueError(f"{folder} has the layout of diffusers: minildm.stable_diffusion.load({str(folder)!r})")
-    names = sorted(path.parent.name for path in weights.FOLDER.glob("*/pipeline.json"))
+def find(name_or_path: str | Path) -> Path:
+    """The folder or file of a pipeline; a name stands for one that ships here. FileNotFoundError, ValueError."""
+    path, shipped = Path(name_or_path), weights.FOLDER / str(name_or_path)
+    path = path if path.exists() or not shipped.is_dir() else shipped
+    if path.is_file() or (path / INDEX).is_file():
+        return path
+    if (path / "model_index.json").is_file():
+        raise ValueError(f"{path} has the layout of diffusers: minildm.stable_diffusion.load({str(path)!r})")
+    names = sorted(found.parent.name for found in weights.FOLDER.glob(f"*/{INDEX}"))
     raise FileNotFoundError(
-        f"there is no pipeline {str(name_or_folder)!r}: expected a folder with pipeline.json, as save_pretrained "
-        f"writes it, or a name that ships with minildm: {', '.join(names) or 'none'}"
+        f"there is no pipeline {str(name_or_path)!r}: expected a folder with {INDEX} or a .safetensors file, as "
+        f"save_pretrained writes them, or a name that ships with minildm: {', '.join(names) or 'none'}"
     )
 
 
-def read(folder: Path) -> tuple[dict, dict]:
-    """The parts of a pipeline by name, and its settings."""
-    file = folder / "pipeline.json"
+def read(path: Path, known: tuple[str, ...]) -> tuple[dict, dict]:
+    """The parts of a pipeline by name, and its settings, those of `known` names."""
+    return _read_file(path, known) if path.is_file() else _read_folder(path, known)
+
+
+def write(
+    path: Path, parts: dict, settings: dict, dtype: torch.dtype, shipped: Mapping[str, str], record: dict
+) -> Path:
+    """Write all of it, atomically: a name that ends in .safetensors is one file, any other a folder."""
+    if not isinstance(parts.get("text_encoder"), TextEncoder | None):
+        raise ValueError(
+            "this text encoder is not minildm's, so a file cannot say how to rebuild it: save a pipeline without it, "
+            "LatentDiffusion(pipe.unet, pipe.vae), and hand its embeddings in: pipe(context=...)"
+        )
+    settings = settings | {"schedule": _without_predicts(parts["schedule"]), "predicts": parts["schedule"].predicts}
+    if path.suffix == ".safetensors":
+        if shipped:
+            raise ValueError("one file holds all there is: leave `shipped` out, or write a folder")
+        return _write_file(path, parts, settings, dtype, record)
+    shipped = {name: _on_shelf(on_shelf, parts[name]) for name, on_shelf in shipped.items()}
+    settings = {"format": FORMAT, "parts": _names(parts), "shipped": shipped, **settings}
+    with storage.folder(path, INDEX, _OWN) as folder:
+        for name in NETWORKS:
+            if name in parts and name not in shipped:
+                weights.save(folder / f"{name}.safetensors", parts[name], dtype=dtype, **record)
+        if "tokenizer" in parts:
+            parts["tokenizer"].save(folder / "tokenizer.json")
+        (folder / INDEX).write_text(_json(settings) + "\n", encoding="utf-8")
+    return path
+
+
+def _read_folder(folder, known):
+    file = folder / INDEX
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-        found, names, shipped = settings.pop("format"), settings.pop("parts"), settings.pop("shipped", {})
-        parts = {"schedule": NoiseSchedule(settings.pop("betas"))}
+        found, names, shipped = (settings.pop(key) for key in ("format", "parts", "shipped"))
+        _check_format(file, found)
+        parts = _schedule(settings)
+        _check_settings(settings, known)
+        if not isinstance(names, list) or not set(names) <= {*NETWORKS, "tokenizer"} or "unet" not in names:
+            raise ValueError(f"parts is {names!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is damaged: {error!r}") from error
-    if found != FORMAT:
-        raise ValueError(f"{file}: expected the format {FORMAT!r}, found {found!r}; update minildm")
     for name in NETWORKS:
         if name in shipped:
             parts[name] = _from_shelf(shipped[name], folder)
@@ -52,32 +86,73 @@ def read(folder: Path) -> tuple[dict, dict]:
     return parts, settings
 
 
-def write(
-    folder: Path, parts: dict, settings: dict, dtype: torch.dtype, shipped: Mapping[str, str], record: dict
-) -> Path:
-    """Write all of it beside its final place, then rename: the old folder stays until the new one is whole."""
-    shipped = {name: _on_shelf(on_shelf, parts[name]) for name, on_shelf in shipped.items()}
-    if folder.exists() and not (folder / "pipeline.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there and is no pipeline: choose another folder, or empty it")
-    part, old = (folder.with_name(f"{folder.name}.{ending}") for ending in ("part", "old"))
-    for left_over in (part, old):
-        shutil.rmtree(left_over, ignore_errors=True)
-    part.mkdir(parents=True)
+def _write_file(path, parts, settings, dtype, record):
+    tensors, metadata = {}, {"format": FORMAT, "settings": _json(settings)}
+    for name in NETWORKS:
+        if name in parts:
+            own, about = weights.pack(parts[name], dtype)
+            tensors |= {f"{name}/{key}": tensor for key, tensor in own.items()}
+            metadata[name] = json.dumps(about)
+    if "tokenizer" in parts:
+        metadata["tokenizer"] = parts["tokenizer"].to_json()
+    metadata["record"] = _json({"minildm": __version__, "torch": torch.__version__, **record})
+    return storage.write(path, tensors, metadata)
+
+
+def _read_file(path, known):
+    tensors, metadata = storage.read(path)
+    _check_format(path, metadata.get("format"))
     try:
-        for name in NETWORKS:
-            if name in parts and name not in shipped:
-                weights.save(part / f"{name}.safetensors", parts[name], dtype=dtype, **record)
-        if "tokenizer" in parts:
-            parts["tokenizer"].save(part / "tokenizer.json")
-        settings = {"format": FORMAT, "parts": list(parts), "shipped": shipped, **settings}
-        (part / "pipeline.json").write_text(json.dumps(settings, ensure_ascii=False) + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-    return folder
+        settings = json.loads(metadata["settings"])
+        parts = _schedule(settings)
+        _check_settings(settings, known)
+        about = {name: json.loads(metadata[name]) for name in NETWORKS if name in metadata}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    for name in about:
+        own = {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
+        parts[name] = weights.unpack(own, about[name], path)
+    if "tokenizer" in metadata:
+        parts["tokenizer"] = Tokenizer.from_json(metadata["tokenizer"])
+    return parts, settings
+
+
+def _schedule(settings):
+    """The schedule, out of the settings. It must say what the model predicts: a guess would paint rubbish."""
+    return {"schedule": NoiseSchedule.from_config(settings.pop("schedule") | {"predicts": settings.pop("predicts")})}
+
+
+def _check_format(path, found):
+    if found != FORMAT:
+        raise ValueError(
+            f"{path}: expected the format {FORMAT!r}, found {found!r}; update minildm, or if the file is older, write "
+            "it again from its training"
+        )
+
+
+def _check_settings(settings, known):
+    """All that was written, and nothing that this version would read past."""
+    if missing := [name for name in known if name not in settings]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    if unknown := sorted(settings.keys() - set(known)):
+        raise ValueError(f"it holds {', '.join(unknown)}, which this minildm does not know")
+    for name, value in settings.items():
+        finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        sides = isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value)
+        if (name == "guidance" and not finite) or (name == "size" and not sides):
+            raise ValueError(f"{name} is {value!r}")
+
+
+def _without_predicts(schedule):
+    return {key: value for key, value in schedule.config.items() if key != "predicts"}
+
+
+def _names(parts):
+    return [name for name in (*NETWORKS, "tokenizer") if name in parts]
+
+
+def _json(value):
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _on_shelf(name: str, part: nn.Module) -> dict[str, str]:

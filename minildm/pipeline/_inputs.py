@@ -1,77 +1,89 @@
 """What people hand in, checked and as tensors: one thing or a list of them, pictures, masks, sizes, seeds, words."""
 
+import difflib
+import inspect
 import operator
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minildm.images import to_unit
-from minildm.schedule import check_integers
+from minildm import images
+from minildm.denoiser import Conditional
+from minildm.schedule import NoiseSchedule
+from minildm.tensors import check_integers
+
+_FOR_ALL = ("steps", "guidance", "sampler", "size", "strength")  # the same for all pictures of a call
 
 
-def is_list(value) -> bool:
+def is_list(value: object) -> bool:
     """Whether an argument is one thing for each picture; a batch of one is not: it holds for all."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | np.ndarray):
         return value.ndim in (1, 4) and len(value) > 1
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def count(**given) -> int | None:
     """How many pictures the lists among the arguments ask for; None where there is no list, so that it is one."""
-    lengths = {name: len(value) for name, value in given.items() if is_list(value)}
+    lengths = {}
+    for name, value in given.items():
+        if name in ("context", "negative_context"):
+            embedded = value[0] if isinstance(value, tuple) else value
+            many = isinstance(embedded, Tensor) and embedded.ndim == 3 and len(embedded) > 1
+            lengths |= {name: len(embedded)} if many else {}
+        elif name not in _FOR_ALL and is_list(value):
+            lengths[name] = len(value)
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         found = ", ".join(f"{n} for {name}" for name, n in lengths.items())
         raise ValueError(f"expected lists of one length, one entry for each picture, got {found}")
     return next(iter(lengths.values()), None)
 
 
-def each(value, n: int) -> list:
+def each(value: object, n: int) -> list:
     """One entry for each of n pictures."""
     return list(value) if is_list(value) else [value] * n
 
 
-def pictures(image, n: int | None, channels: int) -> Tensor:
-    """A PIL picture, a list of them or a tensor (c, h, w) or (b, c, h, w) in [0, 1] -> (n, c, h, w); n None: b"""
-    if isinstance(image, Tensor):
-        image = image[None] if image.ndim == 3 else image
-    elif not is_list(image):
-        image = [image]
-    image = to_unit(image, channels)
-    return image.expand(len(image) if n is None else n, *image.shape[1:]).float()
+def pictures(image: images.Images, n: int | None, channels: int) -> Tensor:
+    """Pictures as `images` reads them, one or a list -> (n, c, h, w) float32 in [0, 1]; n None: as many as there are"""
+    image = images.to_unit(image, channels)
+    n = len(image) if n is None else n
+    if len(image) not in (1, n):
+        raise ValueError(f"expected one image, or {n} of them, got {len(image)}")
+    return image.expand(n, *image.shape[1:])
 
 
-def regions(mask, n: int, size: tuple[int, int]) -> Tensor:
-    """Where to paint anew: PIL pictures (white) or a tensor (h, w) or (b, 1, h, w) -> (n, 1, h, w) of 0 and 1"""
-    if isinstance(mask, Tensor):
-        mask = mask.reshape(-1, 1, *mask.shape[-2:])
-    else:
-        arrays = [np.asarray(one.convert("L"), np.float32) / 255 for one in (mask if is_list(mask) else [mask])]
-        mask = torch.stack([torch.from_numpy(array) for array in arrays])[:, None]
-    if mask.shape[2:] != size or len(mask) not in (1, n):
+def regions(mask: images.Images, n: int, size: tuple[int, int]) -> Tensor:
+    """Where to paint anew, white or True or 1: masks as `images` reads them -> (n, 1, h, w) of 0 and 1"""
+    mask = images.to_masks(mask)
+    if tuple(mask.shape[2:]) != tuple(size) or len(mask) not in (1, n):
         raise ValueError(
             f"expected a mask as large as the picture, {size[0]}×{size[1]}, one or {n} of them, "
             f"got {len(mask)} of {mask.shape[2]}×{mask.shape[3]}"
         )
-    return mask.float().ge(0.5).float().expand(n, 1, *size)
+    return mask.expand(n, 1, *size)
 
 
 def at_latents(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A mask as large as the latents: of each square of pixels the first, as Stable Diffusion was trained with."""
-    return F.interpolate(mask, size=size, mode="nearest")
+    """A mask as large as the latents: 1 for each square of pixels that it touches, or a small one would be lost."""
+    return F.adaptive_max_pool2d(mask, size)
 
 
 def side_lengths(size: int | Sequence[int], multiple: int) -> tuple[int, int]:
     """Height and width of a picture, once it is known that they fit the networks."""
-    h, w = (size, size) if isinstance(size, int) else size
+    sides = (size, size) if hasattr(size, "__index__") and not isinstance(size, bool) else size
+    try:
+        h, w = (operator.index(side) for side in sides)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected a size as one whole number or as height and width, got {size!r}") from None
     if min(h, w) < 1 or h % multiple or w % multiple:
         fit = [max(1, round(side / multiple)) * multiple for side in (h, w)]
         raise ValueError(
-            f"expected a height and width divisible by {multiple}, as autoencoder and U-Net halve them, got {h}×{w}: "
+            f"expected a height and width divisible by {multiple}, as the networks halve them, got {h}×{w}: "
             f"ask for {fit[0]}×{fit[1]}, or resize the picture to that"
         )
     return h, w
@@ -84,27 +96,98 @@ def generators(seed: int | Sequence[int] | None, n: int) -> list[torch.Generator
     """
     if seed is None:
         return None
-    seeds = list(seed) if is_list(seed) else [operator.index(seed) + i for i in range(n)]
-    return [torch.Generator().manual_seed(operator.index(one)) for one in seeds]
+    seeds = [_whole("seed", one) for one in (seed if is_list(seed) else [seed])]
+    seeds = seeds if is_list(seed) else [seeds[0] + i for i in range(n)]
+    return [torch.Generator("cpu").manual_seed(one) for one in seeds]
 
 
 def noise(shape: tuple[int, ...], sources: list[torch.Generator] | None) -> Tensor:
     """Standard normal noise (n, c, h, w), each picture's from its own source, or from torch's global stream."""
+    how = dict(dtype=torch.float32, device="cpu")
     if sources is None:
-        return torch.randn(shape)
-    return torch.stack([torch.randn(shape[1:], generator=source) for source in sources])
+        return torch.randn(shape, **how)
+    return torch.stack([torch.randn(shape[1:], generator=source, **how) for source in sources])
 
 
-def labels(y, n: int, null_class: int) -> Tensor:
-    """The class of each picture, (n,) int64; None is the one that stands for no label."""
-    y = torch.tensor([null_class if one is None else operator.index(one) for one in each(y, n)])
-    check_integers("y", y, null_class + 1)
+def classes(y: object, n: int, labels: Sequence[str] | None, unet: Conditional) -> Tensor:
+    """The class of each picture, by number or by name, as (n,) int64; None is the one that stands for no label."""
+    found = []
+    for one in each(y, n):
+        if isinstance(one, str):
+            if one not in (labels or ()):
+                close = difflib.get_close_matches(one, labels or (), n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(labels or ()) or 'no names'}"
+                raise ValueError(f"this model knows no class {one!r}; {hint}")
+            one = labels.index(one)
+        found.append(unet.null_class if one is None else _whole("y", one))
+    y = torch.tensor(found, dtype=torch.int64, device="cpu")
+    check_integers("y", y, getattr(unet, "num_classes", None), start=unet.null_class)
     return y
 
 
+def embeddings(context: object, n: int, width: int | None, device: torch.device, dtype: torch.dtype) -> dict:
+    """A context made elsewhere, alone or with its mask, for n pictures: {"context": (n, m, d)} and perhaps "mask"."""
+    context, mask = context if isinstance(context, tuple) else (context, None)
+    if width is None:
+        raise ValueError("got a context, but this model takes none")
+    if not isinstance(context, Tensor) or context.ndim != 3 or context.shape[2] != width or len(context) not in (1, n):
+        found = tuple(context.shape) if isinstance(context, Tensor) else type(context).__name__
+        raise ValueError(f"expected a context (b, m, {width}) of one picture or {n}, got {found}")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != context.shape[:2]):
+        raise ValueError(f"expected the context's mask as bool {tuple(context.shape[:2])}")
+    found = {"context": context.to(device, dtype).expand(n, -1, -1)}
+    return found if mask is None else found | {"mask": mask.to(device, torch.bool).expand(n, -1)}
+
+
+def conditions(given: Mapping[str, Tensor], n: int, known: Iterable[str], call: Callable) -> dict[str, Tensor]:
+    """Further conditions (n, ...), known to be the denoiser's.  call: whose arguments a misspelt name may mean."""
+    own = [name for name in known if name not in ("context", "mask", "y")]
+    for name, value in given.items():
+        if name not in own:
+            close = difflib.get_close_matches(name, [*own, *inspect.signature(call).parameters], n=1)
+            hint = f"did you mean {close[0]}?" if close else f"besides the rest it takes {', '.join(own) or 'nothing'}"
+            raise ValueError(f"there is no argument {name!r}, and this denoiser takes no such condition; {hint}")
+        if not isinstance(value, Tensor) or not value.ndim or len(value) not in (1, n):
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"expected {name} as a tensor (b, ...) of one picture or {n}, got {found}")
+    return {name: value.expand(n, *value.shape[1:]) for name, value in given.items()}
+
+
+def schedule_of(unet: Conditional, schedule: NoiseSchedule | None, predicts: str | None) -> NoiseSchedule:
+    """The schedule that a denoiser was trained with, once nothing contradicts it."""
+    own = unet.schedule
+    if schedule is None and own is None:
+        raise ValueError("expected a schedule, as this U-Net has none of its own: LatentDiffusion(unet, vae, schedule)")
+    asked = own if schedule is None else schedule
+    asked = asked if predicts is None else asked.predicting(predicts)
+    if own is not None and own != asked:
+        raise ValueError(f"this U-Net was trained with {own}, but the pipeline is to use {asked}: leave it out")
+    return asked
+
+
+def class_names(labels: Sequence[str] | None, unet: Conditional) -> list[str] | None:
+    """The names of the classes, one for each that the denoiser knows."""
+    if labels is None:
+        return None
+    labels, n = list(labels), getattr(unet, "num_classes", None)
+    if unet.null_class is None or (n is not None and len(labels) != n) or len(set(labels)) != len(labels):
+        known = "knows no classes" if unet.null_class is None else f"knows {n}"
+        raise ValueError(f"expected a different name for each class of the U-Net, which {known}; got {labels}")
+    return labels
+
+
+def check_finite(x: Tensor, source: str) -> None:
+    """Raise ValueError where numbers are not finite, before they become black pixels."""
+    if not x.isfinite().all():
+        raise ValueError(
+            f"{source} gave NaN or infinity: its weights are damaged, or its numbers too large for {x.dtype} "
+            "(pipe.to(torch.float32) computes in full precision)"
+        )
+
+
 def words(text: str) -> list[str]:
-    """The words of a text, in lower case, and each Chinese character as one."""
-    return re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", text.lower())
+    """The words of a text, in lower case, and each Chinese character or pictograph as one."""
+    return re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+|[\u2190-\u2bff\U0001f000-\U0001faff]", text.lower())
 
 
 def warn_of_unknown(texts: Iterable[str], known: frozenset[str]) -> None:
@@ -113,3 +196,10 @@ def warn_of_unknown(texts: Iterable[str], known: frozenset[str]) -> None:
     if unknown:
         named = ", ".join(map(repr, unknown))
         warnings.warn(f"this model never saw {named} in training, and cannot know what it means", stacklevel=2)
+
+
+def _whole(name: str, value: object) -> int:
+    try:
+        return operator.index(value.item() if isinstance(value, np.ndarray | Tensor) and value.ndim == 0 else value)
+    except TypeError:
+        raise ValueError(f"expected {name} as a whole number or a list of them, got {value!r}") from None

@@ -1,101 +1,117 @@
-"""Latent diffusion, put together: words -> context -> latent -> picture; and the other ways to steer it.
+"""Diffusion, put together: words -> context -> latent -> picture; and the other ways to steer it.
 
-All that happens here is to prepare what a sampler takes: where to start from, and a denoiser that was told everything.
+All that happens here is to prepare what a sampler takes: where to start from, and a denoiser with all its conditions.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from minildm import samplers
-from minildm.autoencoder import AutoencoderKL, tiled_decode, tiled_encode
-from minildm.denoiser import Denoiser
+from minildm import images, samplers
+from minildm.autoencoder import AutoencoderKL
+from minildm.denoiser import Conditional
 from minildm.guidance import guided
 from minildm.pipeline import _files as files
 from minildm.pipeline import _inputs as inputs
 from minildm.pipeline import _steering as steering
-from minildm.samplers import Step
-from minildm.schedule import NoiseSchedule, check_predicts
+from minildm.pipeline._space import Latents, Pixels
+from minildm.samplers import SAMPLERS, Step
+from minildm.schedule import NoiseSchedule
 from minildm.text import Tokenizer
 
-SAMPLERS = {
-    f.__name__: f for f in (samplers.ddpm, samplers.ddim, samplers.euler, samplers.heun, samplers.dpm_solver_2m)
-}
-_LISTS = ("negative_prompt", "seed", "x_T", "y", "image", "mask")  # may differ from picture to picture
+# What a folder keeps besides the networks, by the names of the attributes.
+SETTINGS = ("size", "guidance", "spacing", "offset", "ends_clean", "sees_padding", "clip", "words", "labels")
 
 
 class LatentDiffusion:
     """`pipe("a cat left of a red heart", seed=3)` -> a picture; see `steps` for all that can be asked for.
 
-    unet: on latents of c channels. One with 2 c + 1 input channels is for inpainting: beside x_t it sees the mask, and
-        the latent of the picture without what the mask covers.
-    vae: its scale_factor is known.  schedule, predicts: what the U-Net was trained with.
-    text_encoder, tokenizer: (ids, mask) -> context and texts -> (ids, mask); None where there are no words.
+    unet: the denoiser, as `denoiser.Conditional` describes it, on latents of c channels, or on pixels. One with 2 c + 1
+        input channels is for inpainting: beside x_t it sees the mask, and the picture without what the mask covers.
+    vae: its scale_factor is known; None: there is none, and the denoiser works on pixels in [-1, 1].
+    schedule, predicts: what the denoiser was trained with; None: what it says itself, `unet.schedule`.
+    text_encoder, tokenizer: (ids, mask) -> context and texts -> (ids, mask); None where there are no words, or where
+        calls bring a context made elsewhere.
     size: of pictures in pixels, one number or (h, w), and guidance: the scale, unless a call says otherwise.
-    spacing, offset: how timesteps are laid out, as in `samplers.spaced`.
+    spacing, offset: how timesteps are laid out, as in `samplers.timesteps`.
     ends_clean: whether DDIM goes all the way to the clean picture. False: only to timestep 0, whose little noise stays
-        in, as in Stable Diffusion's own configuration. The other samplers always go all the way.
+        in, as in Stable Diffusion's own configuration. Samplers without that option always go all the way.
     sees_padding: whether the picture attends to the padding behind a text as well, as in Stable Diffusion.
+    clip: how far from 0 x0_hat may be; None: 1 for pixels and no limit for latents (math.inf: none at all).
     words: the training's captions, or the words in them, so that others in a prompt can be warned of; None: not known.
+    labels: the names of the classes, in the order of y; None: they have none.
 
-    Each is an attribute of the same name. With `pipe.tile = 512`, larger pictures pass the autoencoder in tiles.
-    Latents are kept in float32, whatever the networks compute in. Raises ValueError for parts that do not fit together.
-    Source: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models" (2022).
+    Each is an attribute of the same name; `predicts` is the schedule's. With `pipe.tile = 512`, larger pictures pass
+    the autoencoder in tiles. Raises ValueError for parts that do not fit together.
     """
 
     def __init__(
         self,
-        unet: Denoiser,
-        vae: AutoencoderKL,
-        schedule: NoiseSchedule,
+        unet: Conditional,
+        vae: AutoencoderKL | None = None,
+        schedule: NoiseSchedule | None = None,
         text_encoder: Callable[[Tensor, Tensor], Tensor] | None = None,
         tokenizer: Tokenizer | None = None,
         *,
-        predicts: str = "eps",
+        predicts: str | None = None,
         size: int | Sequence[int] = 64,
         guidance: float = 4.0,
         spacing: str = "trailing",
         offset: int = 0,
         ends_clean: bool = True,
         sees_padding: bool = False,
+        clip: float | None = None,
         words: Iterable[str] | None = None,
+        labels: Sequence[str] | None = None,
     ):
-        check_predicts(predicts)
-        channels = vae.latent_channels
-        if unet.in_channels not in (channels, 2 * channels + 1) or unet.head.out_channels != channels:
+        self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
+        channels = self._space.channels
+        if unet.in_channels not in (channels, 2 * channels + 1) or unet.out_channels != channels:
             raise ValueError(
                 f"expected a U-Net from {channels} channels, those of the latents, or {2 * channels + 1} for "
-                f"inpainting, to {channels}, got one from {unet.in_channels} to {unet.head.out_channels}"
+                f"inpainting, to {channels}, got one from {unet.in_channels} to {unet.out_channels}"
             )
-        if vae.scale_factor is None:
-            raise ValueError("the autoencoder's scale factor is not known: call vae.measure_scale(images) once")
-        if (unet.context_dim is None) != (text_encoder is None) or (tokenizer is None) != (text_encoder is None):
+        if (tokenizer is None) != (text_encoder is None) or (text_encoder is not None and unet.context_dim is None):
             raise ValueError("expected a tokenizer and a text_encoder with a U-Net that takes a context, and only then")
         if getattr(text_encoder, "dim", unet.context_dim) != unet.context_dim:
             raise ValueError(f"the U-Net's context_dim is {unet.context_dim}, the text encoder's {text_encoder.dim}")
-        self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
-        self.schedule, self.predicts, self.spacing, self.offset = schedule, predicts, spacing, offset
+        self.schedule = inputs.schedule_of(unet, schedule, predicts)
+        self.spacing, self.offset = spacing, offset
         self.size = inputs.side_lengths(size, self.multiple)
         self.guidance, self.ends_clean, self.sees_padding, self.tile = guidance, ends_clean, sees_padding, None
+        self.clip = self._space.clip if clip is None else clip
         self.words = None if words is None else frozenset(word for text in words for word in inputs.words(text))
+        self.labels = inputs.class_names(labels, unet)
+
+    @property
+    def _space(self) -> Pixels | Latents:
+        """Where the denoiser works."""
+        return Pixels(self.unet.out_channels) if self.vae is None else Latents(self.vae)
+
+    @property
+    def predicts(self) -> str:
+        """What the denoiser predicts: "eps", "x_0", "v" or "flow"."""
+        return self.schedule.predicts
 
     @property
     def scale_factor(self) -> float:
-        """What the autoencoder's latents are multiplied by for the U-Net."""
-        return self.vae.scale_factor
+        """What the autoencoder's latents are multiplied by for the U-Net; 1 for pixels."""
+        return self._space.scale_factor
 
     @property
     def multiple(self) -> int:
         """What height and width of a picture must be divisible by."""
-        return self.vae.multiple * self.unet.multiple
+        return self._space.multiple * self.unet.multiple
 
     @property
     def inpaints(self) -> bool:
         """Whether this U-Net was trained for inpainting, and so takes a picture and a mask, always."""
-        return self.unet.in_channels > self.vae.latent_channels
+        return self.unet.in_channels > self._space.channels
 
     @property
     def device(self) -> torch.device:
@@ -114,7 +130,7 @@ class LatentDiffusion:
         self,
         prompt: str | Sequence[str] | None = None,
         *,
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | Sequence[str] | None = "",
         steps: int = 25,
         guidance: float | None = None,
         seed: int | Sequence[int] | None = None,
@@ -136,27 +152,28 @@ class LatentDiffusion:
         x = self.decode(step.x_t, check=False)
         if output == "tensor":
             return x
-        pixels = x.mul(255).round().byte().movedim(1, -1).cpu().numpy()
-        drawn = [Image.fromarray(array) for array in pixels]
-        alone = inputs.count(prompt=prompt, **{name: how.get(name) for name in _LISTS}) is None
-        return drawn[0] if alone else drawn
+        drawn = images.to_pil(x)
+        return drawn[0] if inputs.count(prompt=prompt, **how) is None else drawn
 
     @torch.no_grad()
     def steps(
         self,
         prompt: str | Sequence[str] | None = None,
         *,
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | Sequence[str] | None = "",
         steps: int = 25,
         guidance: float | None = None,
         seed: int | Sequence[int] | None = None,
         x_T: Tensor | None = None,
         sampler: str | Callable[..., Iterator[Step]] = "ddim",
         size: int | Sequence[int] | None = None,
-        y: int | Sequence[int] | Tensor | None = None,
-        image=None,
+        y: int | str | Sequence[int | str] | Tensor | None = None,
+        image: images.Images | None = None,
         strength: float | None = None,
-        mask=None,
+        mask: images.Images | None = None,
+        context: Tensor | tuple[Tensor, Tensor] | None = None,
+        negative_context: Tensor | tuple[Tensor, Tensor] | None = None,
+        **conditions: Tensor,
     ) -> Iterator[Step]:
         """The way from noise to latents, as a generator of its steps; `decode` shows any of them.
 
@@ -167,158 +184,165 @@ class LatentDiffusion:
         seed: of the noise: a picture depends on its own alone, not on its batch. One number is the first picture's, and
             those after it are the next ones'. None draws from torch's global stream.
         x_T: the noise itself, (b, c, h, w).
-        sampler: one of SAMPLERS, or a function that takes the same arguments.
-        y: class of each picture, where the model knows classes; None: any.
-        image: what to start from: PIL pictures, or a tensor (b, 3, h, w) in [0, 1].
+        sampler: one of `samplers.SAMPLERS`, or a function that takes the same arguments.
+        y: class of each picture, by its number or its name in `pipe.labels`; None: any.
+        image: what to start from: PIL pictures, arrays, or a tensor (b, 3, h, w) in [0, 1].
         strength: above 0 and up to 1, how much of the way from noise is gone, so how little of image stays. None: 0.8,
             or 1 with a mask.
         mask: what to paint anew in image, of its size: white in PIL pictures, True or 1 in a tensor (b, 1, h, w).
             Where the U-Net was not trained for that, x0_hat is made to hold what is known.
+        context, negative_context: embeddings (b, n, context_dim) made elsewhere, in place of prompt and
+            negative_prompt; with a mask of its own as a pair, (context, mask).
+        conditions: whatever else the denoiser takes, by its name in `unet.conditions`: tensors (b, ...).
 
         Raises ValueError for arguments that do not fit the model or one another, and warns of unknown words.
         """
         if not callable(sampler) and sampler not in SAMPLERS:
             raise ValueError(f"expected sampler as one of {', '.join(SAMPLERS)}, got {sampler!r}")
-        lists = dict(negative_prompt=negative_prompt, seed=seed, x_T=x_T, y=y, image=image, mask=mask)
-        n = inputs.count(prompt=prompt, **lists) or 1
-        path = samplers.spaced(self.schedule, steps, self.spacing, self.offset)
+        given = dict(prompt=prompt, negative_prompt=negative_prompt, seed=seed, x_T=x_T, y=y, image=image, mask=mask)
+        given |= dict(context=context, negative_context=negative_context) | conditions
+        n = inputs.count(**given) or 1
+        path = samplers.timesteps(self.schedule, steps, self.spacing, self.offset)
         sources = inputs.generators(seed, n)
         z = None
         if image is not None:
-            known = inputs.pictures(image, n, self.vae.in_channels)
+            known = inputs.pictures(image, n, self._space.picture_channels)
             if size is not None and inputs.side_lengths(size, self.multiple) != known.shape[2:]:
                 raise ValueError(f"expected size to be that of the image, {tuple(known.shape[2:])}, got {size}")
-            size = known.shape[2:]
+            size = tuple(known.shape[2:])
             z = self.encode(known)
         elif mask is not None or strength is not None:
             raise ValueError("expected an image with a mask or a strength: image=..., what is to be changed")
         x_T = self._noise(n, size, x_T, sources)
 
-        new, beside = None, None
+        region, beside = None, None
         if mask is not None:
-            region = inputs.regions(mask, n, known.shape[2:])
-            new = inputs.at_latents(region, z.shape[2:]).to(self.device)
+            masked = inputs.regions(mask, n, known.shape[2:])
+            region = inputs.at_latents(masked, z.shape[2:]).to(self.device)
             if self.inpaints:
-                beside = torch.cat([new, self.encode(known.where(region == 0, 0.5))], dim=1)
+                beside = torch.cat([region, self.encode(known.where(masked == 0, 0.5))], dim=1)
         elif self.inpaints:
             raise ValueError("this U-Net is for inpainting: pass image=... and mask=..., all white to draw all anew")
-        denoise = self._denoiser(prompt, negative_prompt, y, n, guidance, beside)
-        predicts, keep = self.predicts, mask is not None and not self.inpaints
+        conditional, unconditional = self._conditions(prompt, negative_prompt, y, context, negative_context, n)
+        for name, value in inputs.conditions(conditions, n, self.unet.conditions, self.steps).items():
+            conditional[name] = value.to(self.device)
+        if guidance is None:  # where nothing is asked for there is nothing to exaggerate
+            guidance = 1 if prompt is None and context is None and y is None else self.guidance
+        unet = steering.in_its_precision(self.unet, beside)
+        denoise = guided(unet, guidance, conditional, None if guidance == 1 else unconditional())
+        keep = mask is not None and not self.inpaints
         if z is not None:
-            path, x_T = steering.start(self.schedule, path, z, x_T, strength, new, keep)
-        run = sampler if callable(sampler) else SAMPLERS[sampler]
-        if not self.ends_clean and getattr(run, "func", run) is samplers.ddim:  # also partial(ddim, eta=...)
-            denoise, predicts = steering.stopping(denoise, self.schedule, predicts), "x_0"
-            path = path if path[-1] == 0 else [*path, 0]
+            path, x_T = steering.start(self.schedule, path, z, x_T, strength, region, keep)
+        predicts = self.predicts
         if keep:
-            denoise, predicts = steering.keeping(denoise, self.schedule, predicts, z, new), "x_0"
-        return run(denoise, self.schedule, x_T, timesteps=path, predicts=predicts, generator=sources)
+            denoise, predicts = steering.with_known_region(denoise, self.schedule, z, region), "x_0"
+        run = sampler if callable(sampler) else SAMPLERS[sampler]
+        options = dict(timesteps=path, predicts=predicts, generator=sources, clip=self.clip)
+        if not self.ends_clean and "ends_clean" in inspect.signature(run).parameters:
+            run = partial(run, ends_clean=False)
+        found = run(denoise, self.schedule, x_T, **options)
+        return steering.ending_with(found, z, region) if keep else found
 
     @torch.no_grad()
-    def encode(self, images) -> Tensor:
-        """Pictures, as `steps` takes them, to scaled latents: the means that the autoencoder gives. -> (b, c, h, w)"""
-        x = inputs.pictures(images, None, self.vae.in_channels)
+    def encode(self, pictures: images.Images) -> Tensor:
+        """Pictures, as `steps` takes them, to what the denoiser works on: scaled latents, or pixels. -> (b, c, h, w)"""
+        x = inputs.pictures(pictures, None, self._space.picture_channels)
         inputs.side_lengths(x.shape[2:], self.multiple)
-        x = x.to(next(self.vae.parameters())).mul(2).sub(1)
-        latents = [self._encode(part).mean for part in self._parts(x)]
-        return self.vae.scale(torch.cat(latents).float()).to(self.device)
+        return self._space.encode(images.to_model(x, None).to(self.device), self.tile).to(self.device)
 
     @torch.no_grad()
     def decode(self, z: Tensor, *, check: bool = True) -> Tensor:
-        """Scaled latents, such as the last x_t, to pictures (b, 3, h, w) in [0, 1].
+        """Scaled latents, or pixels, such as the last x_t, to pictures (b, 3, h, w) in [0, 1].
 
         check: raise ValueError for latents that look as the autoencoder's own, not scaled. Switch it off for those on
             the way, such as an x0_hat at the start, whose spread says nothing.
+        Raises ValueError where numbers are not finite.
         """
         if check:
-            self.vae.check_scaled(z)
-        z = self.vae.unscale(z.float()).to(next(self.vae.parameters()))
-        x = torch.cat([self._decode(part) for part in self._parts(z, self.vae.multiple)])
-        return x.float().add(1).div(2).clamp(0, 1)
+            self._space.check(z)
+        inputs.check_finite(z, "the denoiser")
+        x = self._space.decode(z, self.tile)
+        inputs.check_finite(x, "the autoencoder")
+        return images.from_model(x)
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path) -> "LatentDiffusion":
+    def from_pretrained(cls, name_or_path: str | Path) -> "LatentDiffusion":
         """A pipeline that ships with minildm, such as "pocket", or one written by `save_pretrained`; on the CPU.
 
         Raises FileNotFoundError where there is none, and ValueError for a damaged file.
         """
-        parts, settings = files.read(files.find(name_or_folder))
+        parts, settings = files.read(files.find(name_or_path), SETTINGS)
         return cls(**parts, **settings)
 
     def save_pretrained(
         self,
-        folder: str | Path,
+        path: str | Path,
         *,
         dtype: torch.dtype = torch.float32,
         shipped: Mapping[str, str] | None = None,
         **record,
     ) -> Path:
-        """Write all of it to a folder for `from_pretrained`; returns the folder, whose older contents it replaces.
+        """Write all of it to a folder for `from_pretrained`, or, where path ends in .safetensors, to one file to share.
 
+        Returns the path. A folder's older pipeline is replaced; whatever else lies there stays.
         dtype, record: how numbers are stored, and how the networks were made, as in `weights.save`.
         shipped: networks that are not written, because minildm ships them: {"vae": "vae-pocket"} names the weights.
         Raises FileExistsError for a folder that holds something else, ValueError where shipped weights are not this
-        pipeline's own, and what `weights.save` does.
+        pipeline's own or a part is no class of minildm's, and what `weights.save` does.
         """
-        parts = {name: getattr(self, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
-        names = ("predicts", "size", "guidance", "spacing", "offset", "ends_clean", "sees_padding")
-        settings = {name: getattr(self, name) for name in names}
-        settings |= dict(words=self.words and sorted(self.words), betas=self.schedule.betas.tolist())
+        parts = {name: getattr(self, name) for name in ("unet", "vae", "text_encoder", "tokenizer", "schedule")}
+        settings = {name: getattr(self, name) for name in SETTINGS}
+        settings |= dict(size=list(self.size), words=None if self.words is None else sorted(self.words))
         parts = {name: part for name, part in parts.items() if part is not None}
-        return files.write(Path(folder), parts, settings, dtype, shipped or {}, record)
+        return files.write(Path(path), parts, settings, dtype, shipped or {}, record)
 
     def _noise(self, n, size, x_T, sources):
         """The noise to start from, on the networks' device."""
-        c, f = self.vae.latent_channels, self.vae.multiple
+        c, f = self._space.channels, self._space.multiple
         if x_T is None:
             h, w = inputs.side_lengths(self.size if size is None else size, self.multiple)
             return inputs.noise((n, c, h // f, w // f), sources).to(self.device)
-        if x_T.ndim != 4 or x_T.shape[1] != c or len(x_T) not in (1, n):
-            raise ValueError(f"expected x_T: ({n}, {c}, h, w), got shape {tuple(x_T.shape)}")
+        if not isinstance(x_T, Tensor) or x_T.ndim != 4 or x_T.shape[1] != c or len(x_T) not in (1, n):
+            found = tuple(x_T.shape) if isinstance(x_T, Tensor) else type(x_T).__name__
+            raise ValueError(f"expected x_T: ({n}, {c}, h, w), got shape {found}")
         h, w = inputs.side_lengths([f * side for side in x_T.shape[2:]], self.multiple)
         if size is not None and inputs.side_lengths(size, self.multiple) != (h, w):
             raise ValueError(f"x_T of shape {tuple(x_T.shape)} is noise for pictures of {h}×{w}, not of {size}")
         return x_T.expand(n, *x_T.shape[1:]).to(self.device, torch.float32)
 
-    def _denoiser(self, prompt, negative_prompt, y, n, guidance, beside):
-        """The denoiser, told everything: (x_t, t) -> prediction."""
-        if (prompt is None) != (self.text_encoder is None) or (prompt is None and negative_prompt != ""):
-            expected = "no prompt: this model takes no words" if prompt else 'a prompt, "" to say nothing'
+    def _conditions(self, prompt, negative_prompt, y, context, negative_context, n):
+        """What the denoiser takes besides x_t and t, and a function for the same where nothing is asked for."""
+        negative_prompt = "" if negative_prompt is None else negative_prompt
+        takes_words = self.text_encoder is not None and context is None
+        if (prompt is None) == takes_words or (not takes_words and negative_context is None and negative_prompt != ""):
+            expected = 'a prompt, "" to say nothing' if takes_words else "no prompt: this model takes no words"
+            expected = "either a prompt or a context" if prompt is not None and context is not None else expected
             raise ValueError(f"expected {expected}; got {prompt!r}, {negative_prompt=}")
-        told = self._told(prompt, y, n)
-        if guidance is None:  # where nothing is asked for there is nothing to exaggerate
-            guidance = 1 if prompt is None and y is None else self.guidance
-        untold = None if guidance == 1 else self._told(negative_prompt, None, n)
-        return guided(steering.seeing(self.unet, beside), guidance, told, untold)
-
-    def _told(self, prompt, y, n):
-        """What the U-Net takes besides x_t and t."""
-        told = {}
-        if self.text_encoder is not None:
-            told |= self._context(inputs.each(prompt, n))
+        conditional = self._context(prompt, context, n)
         if self.unet.null_class is not None:
-            told["y"] = inputs.labels(y, n, self.unet.null_class).to(self.device)
+            conditional["y"] = inputs.classes(y, n, self.labels, self.unet).to(self.device)
         elif y is not None:
             raise ValueError("got y, but this model knows no classes")
-        return told
 
-    def _context(self, texts):
-        """Each different text passes the text encoder once."""
+        def unconditional():
+            if context is not None and negative_context is None and self.text_encoder is None:
+                raise ValueError("expected negative_context with a context, what to move away from; or guidance=1")
+            return self._context(negative_prompt if self.text_encoder else None, negative_context, n)
+
+        return conditional, unconditional
+
+    def _context(self, prompt, context, n):
+        """Context and mask of prompts, each different one of which passes the text encoder once; or those given."""
+        dtype = next(self.unet.parameters()).dtype
+        if context is not None:
+            return inputs.embeddings(context, n, self.unet.context_dim, self.device, dtype)
+        if prompt is None:
+            return {}
+        texts = inputs.each(prompt, n)
         different = list(dict.fromkeys(texts))
         ids, mask = (part.to(self.device) for part in self.tokenizer(different))
         if self.words is not None:
             inputs.warn_of_unknown(different, self.words)
-        context = self.text_encoder(ids, mask).to(next(self.unet.parameters()).dtype)
+        context = self.text_encoder(ids, mask).to(dtype)
         at = [different.index(text) for text in texts]
         return {"context": context[at]} | ({} if self.sees_padding else {"mask": mask[at]})
-
-    def _parts(self, x, multiple=1):
-        """Batches for the autoencoder, so that memory does not grow with the number of pictures."""
-        pixels = x.shape[2] * x.shape[3] * multiple**2
-        return x.split(max(1, 512**2 // pixels))
-
-    def _encode(self, x):
-        return self.vae.encode(x) if self.tile is None else tiled_encode(self.vae, x, self.tile)
-
-    def _decode(self, z):
-        return self.vae.decode(z) if self.tile is None else tiled_decode(self.vae, z, self.tile)

@@ -14,7 +14,8 @@ from torch import Tensor
 from minildm import data, judge, metrics, samplers, weights
 from minildm.autoencoder import AutoencoderKL
 from minildm.data.prompts import HELD_OUT_SHAPES
-from minildm.denoiser import Denoiser, denoising_loss, draw_noise
+from minildm.denoiser import Denoiser
+from minildm.losses import denoising_loss, draw_noise
 from minildm.recipes import circumstances, run_file
 from minildm.recipes.vae_pocket import SIZE, signed
 from minildm.schedule import NoiseSchedule

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from minildm import data, judge, metrics, samplers, weights
-from minildm.denoiser import Denoiser, denoising_error, denoising_loss, draw_noise
+from minildm.denoiser import Denoiser
+from minildm.losses import denoising_error, denoising_loss, draw_noise
 from minildm.recipes import circumstances, run_file
 from minildm.schedule import NoiseSchedule
 from minildm.tensors import seeded

@@ -20,7 +20,8 @@ from minildm.autoencoder import AutoencoderKL
 from minildm.data import sprites
 from minildm.data._cache import cached
 from minildm.data.scenes import CONTENT
-from minildm.denoiser import Denoiser, denoising_error, denoising_loss, draw_noise
+from minildm.denoiser import Denoiser
+from minildm.losses import denoising_error, denoising_loss, draw_noise
 from minildm.pipeline import LatentDiffusion
 from minildm.recipes import circumstances, first_process, run_file, text_pocket, vae_pocket
 from minildm.schedule import NoiseSchedule

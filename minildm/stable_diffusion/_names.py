@@ -93,8 +93,6 @@ def _inside(here, name, transformer):
         ("cross_attention", "attn2"),
         ("feed_forward.fc1", "ff.net.0.proj"),
         ("feed_forward.fc2", "ff.net.2"),
-        ("feed_forward.widen", "ff.net.0.proj"),
-        ("feed_forward.narrow", "ff.net.2"),
     ):
         name = name.replace(ours, theirs)
     return name

@@ -94,14 +94,31 @@ class Tokenizer:
 
         The folder is a `tokenizer/` of the diffusers layout, which transformers opens too.
         """
-        path, bpe = Path(path), type(self.bpe).from_str(self.bpe.to_str())
-        bpe.enable_truncation(self.length)
-        bpe.enable_padding(length=self.length, pad_id=self.pad, pad_token=bpe.id_to_token(self.pad))
+        path, bpe = Path(path), self._complete()
         if path.suffix != ".json":
             return files.write_folder(path, bpe, self.start, self.end)
         path.parent.mkdir(parents=True, exist_ok=True)
         bpe.save(str(path))
         return path
+
+    def to_json(self) -> str:
+        """All of it as a text, for `from_json`: what `save` writes into one file."""
+        return self._complete().to_str()
+
+    @classmethod
+    def from_json(cls, text: str) -> "Tokenizer":
+        """From a text that `to_json` made; ValueError for any other."""
+        try:
+            return cls(require("tokenizers").Tokenizer.from_str(text))
+        except Exception as error:  # the library raises bare ones
+            raise ValueError(f"expected a tokenizer as to_json writes it: {error}") from error
+
+    def _complete(self):
+        """A copy of bpe that says itself how it truncates and pads."""
+        bpe = type(self.bpe).from_str(self.bpe.to_str())
+        bpe.enable_truncation(self.length)
+        bpe.enable_padding(length=self.length, pad_id=self.pad, pad_token=bpe.id_to_token(self.pad))
+        return bpe
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
