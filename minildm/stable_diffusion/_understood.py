@@ -11,7 +11,7 @@ _KINDS = {bool: "true or false", int: "one whole number from 1", float: "a numbe
 _LISTS = {"attention_head_dim": [8], "num_attention_heads": [8], "trained_betas": [1e-4]}  # may be such lists, too
 
 
-def refuse(file: Path, key: str, value, expected: str) -> NoReturn:
+def refuse(file: Path, key: str, value: object, expected: str) -> NoReturn:
     """Raise the ValueError for a key that asks for what is not supported."""
     raise ValueError(f"{file}: {key} is {value!r}, which minildm does not support: expected {expected}")
 
@@ -62,7 +62,7 @@ def filled(config: Mapping, file: Path, defaults: Mapping) -> dict:
     return found
 
 
-def fits(value, default) -> bool:
+def fits(value: object, default: object) -> bool:
     """Whether a value is of its default's kind: sizes are positive, and what is None by default is one, or None."""
     if isinstance(default, list):
         return isinstance(value, list) and len(value) > 0 and all(fits(one, default[0]) for one in value)

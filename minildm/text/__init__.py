@@ -1,4 +1,4 @@
-"""From words to vectors: the tokenizer, the text tower of CLIP at any size, and how pictures teach it."""
+"""Text: the tokenizer, CLIP's text encoder at any size, and the contrastive training that teaches it."""
 
 from .contrastive import CLIP, ImageEncoder, contrastive_loss
 from .encoder import TextEncoder

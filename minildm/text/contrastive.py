@@ -1,4 +1,4 @@
-"""How pictures teach words: of all pictures in a batch, find the one that a caption belongs to, and the reverse.
+"""Contrastive training (CLIP): of all pictures in a batch, find the one that a caption belongs to, and the reverse.
 
 Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021).
 """
@@ -21,7 +21,7 @@ from minildm.text.encoder import TextEncoder
 def contrastive_loss(
     text_features: Tensor, image_features: Tensor, log_scale: Tensor, meaning: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy of finding each caption's picture and each picture's caption, averaged. -> scalar
+    """Contrastive loss: cross-entropy of finding each caption's picture and each picture's caption, averaged. -> scalar
 
     text_features, image_features: (b, d), of any length; caption i belongs to picture i.
     log_scale: scalar; cosines times exp(log_scale), at most 100, are the logits.
@@ -47,7 +47,7 @@ def contrastive_loss(
 
 
 class ImageEncoder(nn.Module):
-    """The way down of the U, and at the bottom attention pooling. (b, in_channels, size, size) -> (b, dim)
+    """CLIP's image encoder: the U's way down, then attention pooling. (b, in_channels, size, size) -> (b, dim)
 
     channels: width of each level, from full resolution down, as in `UNet`.
     The mean over all places looks at each of them, as in CLIP's ResNets: each place has its embedding, so that it
@@ -75,7 +75,7 @@ class ImageEncoder(nn.Module):
         self.project = nn.Linear(width, dim, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: in [-1, 1]."""
+        """images: (b, in_channels, size, size) in [-1, 1]. -> (b, dim)"""
         check_images(images, self.in_channels)
         if images.shape[2:] != (self.size, self.size):
             h, w = images.shape[2:]
@@ -87,7 +87,7 @@ class ImageEncoder(nn.Module):
 
 
 class CLIP(nn.Module):
-    """A text and an image encoder whose features meet. `m(ids, mask, images)` -> what `contrastive_loss` takes first.
+    """CLIP: a text and an image encoder whose features are compared. `m(ids, mask, images)` -> for `contrastive_loss`.
 
     image_encoder: any module, images -> (b, dim).  dim: of the features that are compared.
     The text's pooled vector is projected to dim numbers; the scale of the logits starts at 1 / 0.07, as in CLIP. After

@@ -1,4 +1,4 @@
-"""The text tower of CLIP at any size: a transformer in which each token sees itself and those before it.
+"""CLIP's text encoder at any size: a causal transformer, in which each token sees itself and those before it.
 
 A text encoder is any callable (ids, mask) -> (b, n, d), with ids: (b, n) int64 and mask: (b, n) bool, True where ids
 hold something. So any of Hugging Face can take this one's place:
@@ -15,7 +15,7 @@ from minildm.attention import Attention
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x sigmoid(1.702 x), an approximation of GELU that CLIP's weights were trained with."""
+    """QuickGELU, x sigmoid(1.702 x): the approximation of GELU that CLIP's weights were trained with. Any shape."""
     return x * torch.sigmoid(1.702 * x)
 
 
@@ -23,7 +23,9 @@ ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": quick_gelu}
 
 
 class TextBlock(nn.Module):
-    """Look back at the words, think: each normalised before and added after. (b, n, dim) -> (b, n, dim)
+    """A transformer block: causal attention, then a feed-forward, each normalised before and added after.
+
+    (b, n, dim) -> (b, n, dim)
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), section 2.3.
     """
@@ -44,7 +46,7 @@ class TextBlock(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Tokens in context. `m(ids, mask)` -> (b, n, dim); `m.pool(hidden, ids)` -> (b, dim), one vector for each text.
+    """CLIP's text encoder. `m(ids, mask)` -> hidden (b, n, dim); `m.pool(hidden, ids)` -> (b, dim), one vector a text.
 
     vocab_size: of the tokenizer.  depth: how many blocks.  length: n is at most this.
     activation: "quick_gelu" or "gelu".  hidden_dim: inside a block; None: 4 dim.
@@ -114,7 +116,7 @@ class TextEncoder(nn.Module):
         return self.norm(x)
 
     def pool(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        """What the first end token says, which alone has seen the whole text. (b, n, dim), (b, n) -> (b, dim)
+        """Pooled text: the hidden state at the first end token, which has seen all. (b, n, dim), (b, n) -> (b, dim)
 
         Raises ValueError for a text without an end token.
         """
