@@ -1,4 +1,29 @@
-"""Stable Diffusion: what the house has built so far, at full size, from and to the folders of `diffusers`."""
+"""Stable Diffusion: what the house has built so far, at full size, from and to the folders of `diffusers`.
+
+What users of diffusers look for:
+
+| diffusers                                         | here                                                          |
+|---------------------------------------------------|---------------------------------------------------------------|
+| `from_pretrained(name, torch_dtype=, variant=)`   | `load(name, dtype=, variant=)`                                |
+| `from_single_file(file)`                          | `load_single_file(file, tokenizer)`                           |
+| `save_pretrained(folder)`                         | `save(pipe, folder)`                                          |
+| `num_inference_steps=50`                          | `steps=50`                                                    |
+| `guidance_scale=7.5`, 1 = off                     | `guidance=7.5`, 1 = off                                       |
+| `generator=torch.Generator().manual_seed(3)`      | `seed=3`, the same noise; a list: one for each picture        |
+| `latents=noise`                                   | `x_T=noise`                                                   |
+| `num_images_per_prompt=4`                         | `seed=[0, 1, 2, 3]`, or a list of four prompts                |
+| `prompt_embeds=`, `negative_prompt_embeds=`       | `context=`, `negative_context=`                               |
+| `height=512, width=768`                           | `size=(512, 768)`                                             |
+| `image=`, `mask_image=`, `strength=`              | `image=`, `mask=`, `strength=`                                |
+| `class_labels=`                                   | `y=`                                                          |
+| `pipe.scheduler = HeunDiscreteScheduler...`       | `sampler="heun"`, in each call                                |
+| `eta=1.0`                                         | `sampler=partial(samplers.ddim, eta=1.0)`                     |
+| `clip_skip=1`                                     | `del pipe.text_encoder.blocks[-1:]`, once                     |
+| `callback_on_step_end=f`                          | `for step in pipe.steps(...): f(step.t, step.x_t, step.x0_hat)` |
+| `output_type="pt"`                                | `output="tensor"`                                             |
+| `enable_vae_tiling()`                             | `pipe.tile = 512`                                             |
+| `unet(x, t, encoder_hidden_states=c).sample`      | `unet(x, t, context=c)`, with t: (b,)                         |
+"""
 
 from minildm.stable_diffusion._names import reference_name
 from minildm.stable_diffusion.folders import load, save
