@@ -5,6 +5,7 @@ edge than put it in the wrong place. As in all training here, the randomness com
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,7 @@ def autoencoder_loss(
     return loss + adversarial * balance * fooled + hinge_loss(critic(x), critic(x_hat.detach()))
 
 
-def paired_loss(pair: nn.ModuleDict, batch: dict[str, Tensor], **options) -> Tensor:
+def paired_loss(pair: nn.ModuleDict, batch: dict[str, Tensor], **options: Any) -> Tensor:
     """`autoencoder_loss` of an autoencoder and its critic, as one model for one `training.train`. -> scalar
 
     pair: nn.ModuleDict({"autoencoder": ..., "critic": PatchDiscriminator()}). Begin with an autoencoder that was
