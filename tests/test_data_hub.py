@@ -14,7 +14,8 @@ from torch import nn
 from minildm import storage
 from minildm.data.hub import Stream, streamed
 from minildm.text import train_tokenizer
-from minildm.training import _Batches, train
+from minildm.training import train
+from minildm.training._batches import Source, _Drawn
 
 N = 11
 CAPTIONS = [f"number {i}" for i in range(N)]
@@ -116,8 +117,10 @@ def test_a_stopped_training_goes_on_to_the_same_weights(folder, tmp_path):
 
 
 def test_processes_take_slices_of_one_batch(folder):
-    alone = _Batches(streamed(folder, size=4, buffer=5), 6, seed=0, rank=0, world=1)
-    joined = [_Batches(streamed(folder, size=4, buffer=5), 6, seed=0, rank=rank, world=2) for rank in (0, 1)]
+    def drawn(rank, world):
+        return _Drawn(Source(streamed(folder, size=4, buffer=5), 6, seed=0, rank=rank, world=world))
+
+    alone, joined = drawn(0, 1), [drawn(rank, 2) for rank in (0, 1)]
     for step in (0, 1, 2, 7):
         assert numbers(alone[step]) == sum((numbers(part[step]) for part in joined), [])
 
@@ -302,7 +305,7 @@ def test_what_cannot_be_is_said(folder, tokenizer):
     with pytest.raises(ValueError, match="no 'caption'"):
         streamed(folder, tokenizer=tokenizer, caption="caption")
     loader = torch.utils.data.DataLoader(
-        _Batches(streamed(folder), 4, 0, 0, 1), batch_size=None, sampler=range(2), num_workers=1
+        _Drawn(Source(streamed(folder), 4, 0)), batch_size=None, sampler=range(2), num_workers=1
     )
     with pytest.raises(ValueError, match="workers=0"):
         next(iter(loader))
