@@ -73,9 +73,25 @@ def test_every_dependency_has_a_lower_bound_and_a_pin_within_its_range():
         assert requirement.specifier.contains(exact.version), f"{exact} is outside {requirement}"
 
 
-def test_links_of_the_readme_lead_somewhere():
-    broken = [link for link in links(README) if not (ROOT / link.partition("#")[0]).exists()]
-    assert not broken
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_the_pages_lead_somewhere(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert not [link for link in links(text) if not (ROOT / link.partition("#")[0]).exists()]
+
+
+def test_files_that_contributing_names_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:minildm|tests|data|notebooks|\.ci)/[^`]*)`", text)
+    patterns = [re.sub(r"NN_name|NAME|NN|name(?=\.py)", "*", name) for name in named]
+    assert len(patterns) > 15 and "minildm/data/*.py" in patterns
+    assert not [pattern for pattern in patterns if not any(ROOT.glob(pattern.rstrip("/")))]
+
+
+def test_the_changelog_begins_with_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    found = re.findall(r"^## (\d+\.\d+\.\d+)", text, re.MULTILINE)
+    assert found == sorted(found, key=Version, reverse=True)
+    assert importlib.import_module("minildm").__version__ in found[:2]
 
 
 def test_the_lesson_table_has_every_lesson_and_links_those_that_exist():
