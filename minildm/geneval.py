@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -181,8 +180,7 @@ def evaluate(
                 found += judge.inspect(images, model)
                 bar.update(len(chosen))
             pictures += _judged(found, at, some, range(len(at)))
-            images = torch.from_numpy(some.images).movedim(-1, 1) / 255
-            real += _judged(judge.inspect(images, model), range(per_task), some, [None] * per_task)
+            real += _judged(judge.inspect(some.images, model), range(per_task), some, [None] * per_task)
     accuracy = weights.record("scenes-judge")["fresh_scenes"] if model is None else None
     return Report(split, language, how, accuracy, pictures, real)
 

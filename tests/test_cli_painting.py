@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,20 +104,22 @@ def test_scale_enlarges_pixels(folder):
     assert np.array_equal(pixels("large.png"), pixels("small.png").repeat(3, 0).repeat(3, 1))
 
 
-def test_an_old_file_stays_whole_until_the_new_one_is(here, monkeypatch):
-    path = here / "cat.png"
-    painting.write(path, b"old")
+def test_an_old_file_stays_whole_until_the_new_one_is(folder, monkeypatch):
+    path, beside = Path("cat.png"), Path("cat.png.part")
+    for mine in (path, beside):
+        mine.write_bytes(b"old")
+    before = sorted(Path().iterdir())
 
     def full(self, content):
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
         patch.setattr(type(path), "write_bytes", full)
-        with pytest.raises(OSError, match="no space"):
-            painting.write(path, b"new")
-    assert path.read_bytes() == b"old" and list(here.iterdir()) == [path]
-    painting.write(path, b"new")
-    assert path.read_bytes() == b"new" and list(here.iterdir()) == [path]
+        assert generate(folder, PROMPT, "-o", "cat.png") == 1
+    assert path.read_bytes() == b"old" and sorted(Path().iterdir()) == before
+    assert generate(folder, PROMPT, "-o", "cat.png") == 0
+    assert path.read_bytes()[:4] == b"\x89PNG" and beside.read_bytes() == b"old"
+    assert sorted(Path().iterdir()) == before
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,24 @@ def test_clips_ids_are_openais(clip_files, tmp_path):
         assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text)).strip(), text
 
 
+def test_saving_a_tokenizer_replaces_only_what_belongs_to_one(trained, tmp_path):
+    (tmp_path / "words").mkdir()
+    for name in ("notes.txt", "vocab.txt"):
+        (tmp_path / "words" / name).write_text("mine")
+    with pytest.raises(FileExistsError, match="words has no tokenizer_config.json but notes.txt, vocab.txt"):
+        trained.save(tmp_path / "words")
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "vocab.json"):  # as of an earlier one
+        (tmp_path / "words" / name).write_text("{}")
+    trained.save(tmp_path / "words")
+    assert {path.name for path in (tmp_path / "words").iterdir()} == {
+        *("notes.txt", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+    }
+    assert Tokenizer.load(tmp_path / "words").encode(TEXTS[0]) == trained.encode(TEXTS[0])
+    (tmp_path / "link.json").symlink_to("target.json")
+    trained.save(tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink() and Tokenizer.load(tmp_path / "target.json").length == trained.length
+
+
 @pytest.mark.parametrize("clip", ["!"], indirect=True)
 def test_clips_folders_go_round(clip, tmp_path):
     """What transformers saves we read; what we save transformers reads, and so do we, as a file as well."""

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import os
 import re
 import secrets
 import shutil
@@ -18,8 +17,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import minildm
-from minildm import geneval, stable_diffusion, viz
+from minildm import geneval, stable_diffusion, storage, viz
 from minildm.cli._course import recipes
+from minildm.images import to_model, to_pil, to_uint8
 from minildm.optional import require
 from minildm.pipeline import LatentDiffusion
 from minildm.tensors import best_device
@@ -71,7 +71,7 @@ class Brush:
         film = any(each.suffix.lower() == ".gif" for each in paths)
         frames = self._frames(prompt, film)
         for each in paths:
-            write(each, self._bytes(frames, FORMATS[each.suffix.lower()]))
+            storage.write_bytes(each, self._bytes(frames, FORMATS[each.suffix.lower()]))
             seeds = f"seed {self.seed}" if self.grid == 1 else f"seeds {self.seed} to {self.seed + self.grid - 1}"
             print(f"written: {each} ({seeds})")
         self.seed += self.grid
@@ -110,8 +110,8 @@ class Brush:
 
     def _bytes(self, frames, format) -> bytes:
         if format == "GIF":
-            return viz.animation([frame.mul(2).sub(1) for frame in frames], scale=self.scale or 4).gif()
-        picture = Image.fromarray(frames[-1].mul(255).round().byte().movedim(0, -1).cpu().numpy())
+            return viz.animation([to_model(frame)[0] for frame in frames], scale=self.scale or 4).gif()
+        (picture,) = to_pil(frames[-1])
         if self.scale:
             picture = picture.resize([side * self.scale for side in picture.size], Image.Resampling.NEAREST)
         file = io.BytesIO()
@@ -150,7 +150,7 @@ def evaluate(
                     "model": model,
                     "reports": [one.as_dict() for one in reports],
                 }
-                write(json_file, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+                storage.write_text(json_file, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     if json_file is not None:
         print(f"written: {json_file}")
     return reports
@@ -164,16 +164,6 @@ def check_file(path: Path, endings) -> None:
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to write {path.name!r} to: make it first")
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it, so that there is the old one or the new one, never half of one."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def sheet(pictures: Tensor) -> Tensor:
     """Pictures (b, 3, h, w) in rows, as near to a square as can be. -> (3, h', w')"""
     columns = math.ceil(math.sqrt(len(pictures)))
@@ -185,7 +175,7 @@ def blocks(picture: Tensor, width: int) -> str:
     h, w = picture.shape[1:]
     if w > width:
         h, w = round(h * width / w), width
-    x = F.interpolate(picture[None], (h + h % 2, w), mode="area")[0].mul(255).round().int().movedim(0, -1).tolist()
+    x = to_uint8(F.interpolate(picture[None], (h + h % 2, w), mode="area"))[0].movedim(0, -1).tolist()
 
     def colours(above, below):
         return "\033[38;2;{};{};{};48;2;{};{};{}m▀".format(*above, *below)

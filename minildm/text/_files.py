@@ -4,11 +4,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from minildm import storage
 from minildm.optional import require
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77  # of CLIP's prompts
 
+_OTHERS = ("vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")  # of a tokenizer's folder
 _SPECIAL = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -36,10 +38,10 @@ def read_folder(path: Path) -> tuple:
 
 
 def write_folder(path: Path, bpe, start: int, end: int) -> Path:
-    """Write a `tokenizers.Tokenizer`, which truncates and pads, so that transformers opens it; returns the path."""
-    path.mkdir(parents=True, exist_ok=True)
-    bpe.save(str(path / "tokenizer.json"))
-    bpe.model.save(str(path))  # vocab.json and merges.txt, for older programs
+    """Write a `tokenizers.Tokenizer`, which truncates and pads, so that transformers opens it; returns the path.
+
+    Raises FileExistsError as `storage.folder` does.
+    """
     like_clip = getattr(bpe.model, "end_of_word_suffix", None)
     config = {
         "tokenizer_class": "CLIPTokenizer" if like_clip else "PreTrainedTokenizerFast",
@@ -49,7 +51,10 @@ def write_folder(path: Path, bpe, start: int, end: int) -> Path:
         "unk_token": bpe.id_to_token(end),
         "pad_token": bpe.padding["pad_token"],
     }
-    (path / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    with storage.folder(path, index="tokenizer_config.json", own=_OTHERS) as new:
+        bpe.save(str(new / "tokenizer.json"))
+        bpe.model.save(str(new))  # vocab.json and merges.txt, for older programs
+        storage.write_text(new / "tokenizer_config.json", json.dumps(config, indent=2))
     return path
 
 

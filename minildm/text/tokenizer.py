@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from minildm import storage
 from minildm.optional import require
 from minildm.text import _files as files
 from minildm.text._files import END, LENGTH, START
@@ -97,9 +98,7 @@ class Tokenizer:
         path, bpe = Path(path), self._complete()
         if path.suffix != ".json":
             return files.write_folder(path, bpe, self.start, self.end)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        bpe.save(str(path))
-        return path
+        return storage.write_text(path, bpe.to_str(pretty=True))
 
     def to_json(self) -> str:
         """All of it as a text, for `from_json`: what `save` writes into one file."""

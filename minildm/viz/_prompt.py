@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 from torch import Tensor
 
+from minildm.images import to_pil
 from minildm.optional import require
-
-from ._time import pixels
 
 
 def prompt_field(
@@ -96,5 +95,5 @@ def _png(x: Tensor, size: int) -> bytes:
     scale = max(1, round(size / x.shape[2]))
     shape = (x.shape[2] * scale, x.shape[1] * scale)
     file = io.BytesIO()
-    Image.fromarray(pixels(x.mul(2).sub(1))).resize(shape, Image.Resampling.NEAREST).save(file, "PNG")
+    to_pil(x)[0].resize(shape, Image.Resampling.NEAREST).save(file, "PNG")
     return file.getvalue()

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from minildm import storage
+from minildm.images import from_model, to_uint8
 from minildm.optional import require
 from minildm.samplers import Step
 
@@ -17,12 +19,12 @@ from minildm.samplers import Step
 def pixels(x: Tensor) -> np.ndarray:
     """Pictures (b, c, h, w), or one (c, h, w), in [-1, 1] as uint8 (b, h, w, 3) or (h, w, 3); what lies outside is cut.
 
-    Raises ValueError unless c is 1 or 3.
+    Raises ValueError unless c is 1 or 3, and for integers and what is not finite.
     """
     if x.ndim not in (3, 4) or x.shape[-3] not in (1, 3):
         raise ValueError(f"expected pictures (b, c, h, w) or (c, h, w) with 1 or 3 channels, got {tuple(x.shape)}")
-    levels = x.detach().float().cpu().add(1).mul(127.5).round().clamp(0, 255)
-    return levels.movedim(-3, -1).expand(*levels.shape[:-3], *levels.shape[-2:], 3).byte().numpy()
+    drawn = to_uint8(from_model(x.detach().cpu())).movedim(1, -1).numpy()  # (b, h, w, 3)
+    return drawn if x.ndim == 4 else drawn[0]
 
 
 def gallery(
@@ -120,8 +122,7 @@ class Film:
         made = {".gif": self.gif, ".html": lambda: self.html().encode()}
         if path.suffix not in made:
             raise ValueError(f"expected a path ending in .gif or .html, got {path.name!r}")
-        path.write_bytes(made[path.suffix]())
-        return path
+        return storage.write_bytes(path, made[path.suffix]())
 
     def gif(self) -> bytes:
         """The animation as the bytes of a GIF that loops, and rests on its last frame for `hold` seconds."""
