@@ -172,14 +172,12 @@ class NoiseSchedule:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NoiseSchedule):
             return NotImplemented
+        pairs = (self.signal, other.signal), (self.noise, other.noise)
         same = self.predicts == other.predicts and len(self) == len(other)
-        return same and all(
-            mine.allclose(theirs, rtol=1e-9, atol=1e-12)
-            for mine, theirs in ((self.signal, other.signal), (self.noise, other.noise))
-        )
+        return same and all(mine.allclose(theirs, rtol=1e-9, atol=1e-12) for mine, theirs in pairs)
 
     def __repr__(self) -> str:
-        name = self._made["kind"] if self._made else "tables"
+        name = self.config["kind"]
         ends = f"signal from {self.signal[0].item():.6g} to {self.signal[-1].item():.6g}"
         return f"NoiseSchedule({name}, {len(self)} steps, {ends}, predicts {self.predicts})"
 
@@ -255,8 +253,7 @@ class NoiseSchedule:
         if not isinstance(like, Tensor) or not like.is_floating_point():
             found = like.dtype if isinstance(like, Tensor) else type(like).__name__
             raise ValueError(
-                f"expected pictures as a floating-point tensor, from -1 to 1, got {found}; minildm.images.to_model "
-                "makes one of files, PIL pictures, arrays and bytes"
+                f"expected pictures as a floating-point tensor, from -1 to 1, got {found}; see minildm.images"
             )
         tables = self._tables(t, torch.promote_types(like.dtype, torch.float32), like.device)
         return tuple(expand(table, like) for table in tables)

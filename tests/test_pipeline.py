@@ -484,7 +484,7 @@ PICTURE = torch.zeros(1, 3, 8, 12)
         (dict(size=(12, 1)), "got 12×1: ask for 12×4"),
         (dict(image=torch.zeros(1, 3, 9, 12)), "got 9×12: .* resize"),
         (dict(image=PICTURE, size=16), r"size to be that of the image, \(8, 12\), got 16"),
-        (dict(image=2 + PICTURE), r"images in \[0, 1\]"),
+        (dict(image=2 + PICTURE), r"pictures in \[0, 1\]"),
         (dict(image=PICTURE, strength=0), "strength above 0 and up to 1, .* got 0"),
         (dict(image=PICTURE, strength=1.5), "got 1.5"),
         (dict(strength=0.5), "expected an image with a mask or a strength"),

@@ -42,7 +42,7 @@ def trailing() -> Exercise:
             lambda total, steps: list(range(total - 1, total - 1 - steps, -1))
         ),
     }
-    return Exercise(spaced, cases, mistakes, tolerance=0, own=[samplers.spaced])
+    return Exercise(spaced, cases, mistakes, tolerance=0, own=[samplers.timesteps])
 
 
 @exercise

@@ -101,12 +101,25 @@ def generators(seed: int | Sequence[int] | None, n: int) -> list[torch.Generator
     return [torch.Generator("cpu").manual_seed(one) for one in seeds]
 
 
-def noise(shape: tuple[int, ...], sources: list[torch.Generator] | None) -> Tensor:
-    """Standard normal noise (n, c, h, w), each picture's from its own source, or from torch's global stream."""
-    how = dict(dtype=torch.float32, device="cpu")
-    if sources is None:
-        return torch.randn(shape, **how)
-    return torch.stack([torch.randn(shape[1:], generator=source, **how) for source in sources])
+def starting_noise(x_T: Tensor | None, n: int, pipe, size, sources: list[torch.Generator] | None) -> Tensor:
+    """The noise that a pipeline starts from, (n, c, h, w): that which was handed in, for pictures of this size; or new.
+
+    New noise is standard normal, each picture's from its own source, or from torch's global stream.
+    """
+    c, f = pipe.unet.out_channels, pipe.multiple // pipe.unet.multiple
+    if x_T is None:
+        h, w = side_lengths(pipe.size if size is None else size, pipe.multiple)
+        shape, how = (c, h // f, w // f), dict(dtype=torch.float32, device="cpu")
+        if sources is None:
+            return torch.randn((n, *shape), **how)
+        return torch.stack([torch.randn(shape, generator=source, **how) for source in sources])
+    if not isinstance(x_T, Tensor) or x_T.ndim != 4 or x_T.shape[1] != c or len(x_T) not in (1, n):
+        found = tuple(x_T.shape) if isinstance(x_T, Tensor) else type(x_T).__name__
+        raise ValueError(f"expected x_T: ({n}, {c}, h, w), got shape {found}")
+    h, w = side_lengths([f * side for side in x_T.shape[2:]], pipe.multiple)
+    if size is not None and side_lengths(size, pipe.multiple) != (h, w):
+        raise ValueError(f"x_T of shape {tuple(x_T.shape)} is noise for pictures of {h}×{w}, not of {size}")
+    return x_T.expand(n, *x_T.shape[1:]).float()
 
 
 def classes(y: object, n: int, labels: Sequence[str] | None, unet: Conditional) -> Tensor:

@@ -16,6 +16,7 @@ from minildm import images, samplers
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Conditional
 from minildm.guidance import guided
+from minildm.pipeline import _conditioning as conditioning
 from minildm.pipeline import _files as files
 from minildm.pipeline import _inputs as inputs
 from minildm.pipeline import _steering as steering
@@ -213,7 +214,7 @@ class LatentDiffusion:
             z = self.encode(known)
         elif mask is not None or strength is not None:
             raise ValueError("expected an image with a mask or a strength: image=..., what is to be changed")
-        x_T = self._noise(n, size, x_T, sources)
+        x_T = inputs.starting_noise(x_T, n, self, size, sources).to(self.device)
 
         region, beside = None, None
         if mask is not None:
@@ -223,9 +224,8 @@ class LatentDiffusion:
                 beside = torch.cat([region, self.encode(known.where(masked == 0, 0.5))], dim=1)
         elif self.inpaints:
             raise ValueError("this U-Net is for inpainting: pass image=... and mask=..., all white to draw all anew")
-        conditional, unconditional = self._conditions(prompt, negative_prompt, y, context, negative_context, n)
-        for name, value in inputs.conditions(conditions, n, self.unet.conditions, self.steps).items():
-            conditional[name] = value.to(self.device)
+        how = conditioning.Asked(prompt, negative_prompt, y, context, negative_context, conditions)
+        conditional, unconditional = conditioning.prepare(self, how, n)
         if guidance is None:  # where nothing is asked for there is nothing to exaggerate
             guidance = 1 if prompt is None and context is None and y is None else self.guidance
         unet = steering.in_its_precision(self.unet, beside)
@@ -295,54 +295,3 @@ class LatentDiffusion:
         settings |= dict(size=list(self.size), words=None if self.words is None else sorted(self.words))
         parts = {name: part for name, part in parts.items() if part is not None}
         return files.write(Path(path), parts, settings, dtype, shipped or {}, record)
-
-    def _noise(self, n, size, x_T, sources):
-        """The noise to start from, on the networks' device."""
-        c, f = self._space.channels, self._space.multiple
-        if x_T is None:
-            h, w = inputs.side_lengths(self.size if size is None else size, self.multiple)
-            return inputs.noise((n, c, h // f, w // f), sources).to(self.device)
-        if not isinstance(x_T, Tensor) or x_T.ndim != 4 or x_T.shape[1] != c or len(x_T) not in (1, n):
-            found = tuple(x_T.shape) if isinstance(x_T, Tensor) else type(x_T).__name__
-            raise ValueError(f"expected x_T: ({n}, {c}, h, w), got shape {found}")
-        h, w = inputs.side_lengths([f * side for side in x_T.shape[2:]], self.multiple)
-        if size is not None and inputs.side_lengths(size, self.multiple) != (h, w):
-            raise ValueError(f"x_T of shape {tuple(x_T.shape)} is noise for pictures of {h}×{w}, not of {size}")
-        return x_T.expand(n, *x_T.shape[1:]).to(self.device, torch.float32)
-
-    def _conditions(self, prompt, negative_prompt, y, context, negative_context, n):
-        """What the denoiser takes besides x_t and t, and a function for the same where nothing is asked for."""
-        negative_prompt = "" if negative_prompt is None else negative_prompt
-        takes_words = self.text_encoder is not None and context is None
-        if (prompt is None) == takes_words or (not takes_words and negative_context is None and negative_prompt != ""):
-            expected = 'a prompt, "" to say nothing' if takes_words else "no prompt: this model takes no words"
-            expected = "either a prompt or a context" if prompt is not None and context is not None else expected
-            raise ValueError(f"expected {expected}; got {prompt!r}, {negative_prompt=}")
-        conditional = self._context(prompt, context, n)
-        if self.unet.null_class is not None:
-            conditional["y"] = inputs.classes(y, n, self.labels, self.unet).to(self.device)
-        elif y is not None:
-            raise ValueError("got y, but this model knows no classes")
-
-        def unconditional():
-            if context is not None and negative_context is None and self.text_encoder is None:
-                raise ValueError("expected negative_context with a context, what to move away from; or guidance=1")
-            return self._context(negative_prompt if self.text_encoder else None, negative_context, n)
-
-        return conditional, unconditional
-
-    def _context(self, prompt, context, n):
-        """Context and mask of prompts, each different one of which passes the text encoder once; or those given."""
-        dtype = next(self.unet.parameters()).dtype
-        if context is not None:
-            return inputs.embeddings(context, n, self.unet.context_dim, self.device, dtype)
-        if prompt is None:
-            return {}
-        texts = inputs.each(prompt, n)
-        different = list(dict.fromkeys(texts))
-        ids, mask = (part.to(self.device) for part in self.tokenizer(different))
-        if self.words is not None:
-            inputs.warn_of_unknown(different, self.words)
-        context = self.text_encoder(ids, mask).to(dtype)
-        at = [different.index(text) for text in texts]
-        return {"context": context[at]} | ({} if self.sees_padding else {"mask": mask[at]})
