@@ -63,7 +63,7 @@ class TimeBlock(ResidualBlock):
     Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), appendix B.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, **norm):
+    def __init__(self, in_channels: int, out_channels: int, emb_dim: int, **norm: int | float | None):
         super().__init__(in_channels, out_channels, **norm)
         self.shift = nn.Linear(emb_dim, out_channels)
 

@@ -1,11 +1,14 @@
 """All that a denoiser is conditioned on: words, embeddings made elsewhere, classes, and whatever else it takes."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
 from minildm.pipeline import _inputs as inputs
+
+if TYPE_CHECKING:
+    from minildm.pipeline.diffusion import LatentDiffusion
 
 
 class Asked(NamedTuple):
@@ -19,7 +22,7 @@ class Asked(NamedTuple):
     others: Mapping[str, Tensor]
 
 
-def prepare(pipe, asked: Asked, n: int) -> tuple[dict[str, Tensor], Callable[[], dict[str, Tensor]]]:
+def prepare(pipe: "LatentDiffusion", asked: Asked, n: int) -> tuple[dict[str, Tensor], Callable[[], dict[str, Tensor]]]:
     """What the denoiser of a pipeline takes besides x_t and t, and a function for the same where nothing is asked for.
 
     A function, since what guidance does not need is not computed. Raises ValueError for what the pipeline cannot take.

@@ -6,6 +6,7 @@ import operator
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from minildm.denoiser import Conditional
 from minildm.schedule import NoiseSchedule
 from minildm.tensors import check_integers
 
+if TYPE_CHECKING:
+    from minildm.pipeline.diffusion import LatentDiffusion
+
 _FOR_ALL = ("steps", "guidance", "sampler", "size", "strength")  # the same for all pictures of a call
 
 
@@ -27,7 +31,7 @@ def is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def count(**given) -> int | None:
+def count(**given: object) -> int | None:
     """How many pictures the lists among the arguments ask for; None where there is no list, so that it is one."""
     lengths = {}
     for name, value in given.items():
@@ -101,7 +105,9 @@ def generators(seed: int | Sequence[int] | None, n: int) -> list[torch.Generator
     return [torch.Generator("cpu").manual_seed(one) for one in seeds]
 
 
-def starting_noise(x_T: Tensor | None, n: int, pipe, size, sources: list[torch.Generator] | None) -> Tensor:
+def starting_noise(
+    x_T: Tensor | None, n: int, pipe: "LatentDiffusion", size: object, sources: list[torch.Generator] | None
+) -> Tensor:
     """The noise that a pipeline starts from, (n, c, h, w): that which was handed in, for pictures of this size; or new.
 
     New noise is standard normal, each picture's from its own source, or from torch's global stream.

@@ -119,7 +119,7 @@ class LatentDiffusion:
         """Where the U-Net is."""
         return next(self.unet.parameters()).device
 
-    def to(self, *device_or_dtype) -> "LatentDiffusion":
+    def to(self, *device_or_dtype: torch.device | torch.dtype | str) -> "LatentDiffusion":
         """Move all networks to a device, or to a dtype, as `nn.Module.to` does; returns the pipeline."""
         for module in (self.unet, self.vae, self.text_encoder):
             if isinstance(module, nn.Module):
@@ -138,7 +138,7 @@ class LatentDiffusion:
         x_T: Tensor | None = None,
         sampler: str | Callable[..., Iterator[Step]] = "ddim",
         output: str = "pil",
-        **more,
+        **more: object,
     ) -> Image.Image | list[Image.Image] | Tensor:
         """Pictures for prompts: one for a string, a list for a list. All arguments but one are those of `steps`.
 
@@ -280,7 +280,7 @@ class LatentDiffusion:
         *,
         dtype: torch.dtype = torch.float32,
         shipped: Mapping[str, str] | None = None,
-        **record,
+        **record: object,
     ) -> Path:
         """Write all of it to a folder for `from_pretrained`, or, where path ends in .safetensors, to one file to share.
 
