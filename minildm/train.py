@@ -1,4 +1,4 @@
-"""`accelerate launch -m minildm.train RECIPE`: `minildm train RECIPE` in several processes at once.
+"""`accelerate launch -m minildm.train RECIPE`: the command `minildm train RECIPE` in several processes at once.
 
 One process for each GPU: `accelerate launch --multi_gpu --num_processes 4 -m minildm.train pocket`. On CPUs the same
 with ACCELERATE_USE_CPU=1 before it. Each process learns from its slice of every batch and all end with the same

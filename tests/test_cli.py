@@ -54,7 +54,7 @@ def test_warnings_of_the_package_are_one_line_and_others_are_as_before(monkeypat
     def warn(name):
         warnings.warn_explicit("never saw\n  'zebra'", UserWarning, str(Path(minildm.__file__)), 1)
         warnings.warn_explicit("of another library", UserWarning, "elsewhere.py", 7)
-        return types.SimpleNamespace(train=lambda *arguments, **options: Path("x"))
+        return types.SimpleNamespace(run=lambda *arguments, **options: Path("x"))
 
     monkeypatch.setattr(course, "recipe", warn)
     others = []
@@ -70,11 +70,11 @@ def test_warnings_of_the_package_are_one_line_and_others_are_as_before(monkeypat
 def test_train_hands_on_its_options(monkeypatch, capsys):
     calls = []
 
-    def train(*arguments, **options):
+    def run(*arguments, **options):
         calls.append((arguments, options))
         return Path("here.safetensors")
 
-    recipe = types.SimpleNamespace(train=train)
+    recipe = types.SimpleNamespace(run=run)
     monkeypatch.setattr(course, "recipe", lambda name: recipe)
     assert cli.main(["train", "nuclei"]) == 0
     options = ["--out", "a.safetensors", "--steps", "7", "--seed", "3", "--no-resume"]
@@ -88,7 +88,7 @@ def test_train_hands_on_its_options(monkeypatch, capsys):
 
 def test_every_recipe_can_be_called_so():
     for name in course.recipes():
-        inspect.signature(course.recipe(name).train).bind(None, steps=None, seed=0, resume=True)
+        inspect.signature(course.recipe(name).run).bind(None, steps=None, seed=0, resume=True)
 
 
 def test_without_the_extras_it_says_how_to_get_them(monkeypatch, capsys):

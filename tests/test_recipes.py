@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from minildm import data, weights
-from minildm.recipes import nuclei, nuclei_folds, openmoji_32, scenes_judge
+from minildm.recipes import nuclei, openmoji_32, scenes_judge
+from minildm.recipes.studies import nuclei_folds
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +15,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_nuclei_writes_a_checkpoint_with_its_record(tmp_path, capsys):
-    path = nuclei.train(tmp_path / "n.safetensors", steps=2, seed=3)
+    path = nuclei.run(tmp_path / "n.safetensors", steps=2, seed=3)
     record = weights.record(path)
     assert record["recipe"] == "nuclei" and record["steps"] == 2 and record["seed"] == 3
     assert set(record["unseen_columns"]) == {"dice", "ap50", "ap75"}
@@ -27,7 +28,7 @@ def test_nuclei_writes_a_checkpoint_with_its_record(tmp_path, capsys):
 def test_nuclei_never_sees_the_right_quarter(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(nuclei, "fit", lambda model, pairs, *a, **k: seen.extend(pairs) or nuclei.History([1.0]))
-    nuclei.train(tmp_path / "n.safetensors", steps=1)
+    nuclei.run(tmp_path / "n.safetensors", steps=1)
     ((image, mask),) = seen
     whole = data.nuclei()[0]
     assert np.array_equal(image, whole["image"][:, :384]) and np.array_equal(mask, whole["mask"][:, :384])
@@ -36,7 +37,7 @@ def test_nuclei_never_sees_the_right_quarter(tmp_path, monkeypatch):
 def test_the_judge_learns_from_scenes_of_another_seed_than_it_is_tested_on(tmp_path, monkeypatch):
     assert scenes_judge.TRAIN_SEED != scenes_judge.TEST_SEED
     monkeypatch.setattr(scenes_judge, "evaluate", lambda model: {"found": 0.0})
-    path = scenes_judge.train(tmp_path / "j.safetensors", steps=1)
+    path = scenes_judge.run(tmp_path / "j.safetensors", steps=1)
     assert weights.load(path).head.out_channels == 71
     assert weights.record(path)["fresh_scenes"] == {"found": 0.0}
 
@@ -50,7 +51,7 @@ def test_folds_are_kept_and_read_again(tmp_path):
     assert nuclei_folds.row("U-Net", 3, seed=0, steps=1, resume=False) == pytest.approx(first | {"minutes": 0}, abs=1)
 
 
-def test_the_rival_is_tuned_on_the_training_strips(monkeypatch):
+def test_the_baseline_is_tuned_on_the_training_strips(monkeypatch):
     """A setting that is best in training is used on the test strip, whatever it gives there."""
     monkeypatch.setattr(nuclei_folds, "GRID", [{"block": 0}, {"block": 101}])
     monkeypatch.setattr(nuclei_folds, "classical", lambda image, block: np.full(image.shape, block))
@@ -58,15 +59,15 @@ def test_the_rival_is_tuned_on_the_training_strips(monkeypatch):
         nuclei, "scores", lambda mask, found: dict.fromkeys(("dice", "ap50", "ap75"), float(found.mean() * mask.mean()))
     )
     ones, minus = np.ones((4, 6)), -np.ones((4, 6))
-    assert nuclei_folds.rival([(ones, ones)], ones, minus)["dice"] == -101
-    assert nuclei_folds.rival([(ones, minus)], ones, minus)["dice"] == 0
+    assert nuclei_folds.classical_baseline([(ones, ones)], ones, minus)["dice"] == -101
+    assert nuclei_folds.classical_baseline([(ones, minus)], ones, minus)["dice"] == 0
 
 
 def test_the_denoiser_never_sees_a_held_out_picture(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(openmoji_32, "fit", lambda model, x, *a, **k: seen.append(x) or nuclei.History([1.0]))
     monkeypatch.setattr(openmoji_32, "evaluate", lambda model: {"heldout_error": 1.0})
-    path = openmoji_32.train(tmp_path / "o.safetensors", steps=1)
+    path = openmoji_32.run(tmp_path / "o.safetensors", steps=1)
     assert weights.load(path).config == openmoji_32.network().config
     assert weights.record(path)["measured"] == {"heldout_error": 1.0} and weights.record(path)["predicts"] == "v"
     heldout = {picture.numpy().tobytes() for picture in openmoji_32.pictures("heldout")}

@@ -10,8 +10,8 @@ import torch
 
 from minildm import LatentDiffusion, data, judge, weights
 from minildm.data.prompts import HELD_OUT_SHAPES
-from minildm.recipes import _labelled as labelled
-from minildm.recipes import scenes_latent, scenes_latent_brief, scenes_pixel, vae_pocket, vae_sizes
+from minildm.recipes import labelled, scenes_latent, scenes_pixel, vae_pocket
+from minildm.recipes.studies import scenes_latent_brief, vae_sizes
 from minildm.stable_diffusion import _to_configs as to_configs
 from minildm.stable_diffusion import reference_name
 from minildm.tensors import count_parameters, seeded
@@ -42,7 +42,7 @@ def vae():
 def test_the_autoencoder_is_written_with_its_scale_and_its_record(tmp_path, monkeypatch):
     monkeypatch.setattr(vae_pocket, "evaluate", lambda model: {"scenes_psnr": 7.0})
     monkeypatch.setattr(vae_pocket, "scale", lambda model: model.measure_scale(vae_pocket.signed(vae_pocket.scenes(4))))
-    path = vae_pocket.train(tmp_path / "v.safetensors", steps=2, seed=1)
+    path = vae_pocket.run(tmp_path / "v.safetensors", steps=2, seed=1)
     record, model = weights.record(path), weights.load(path)
     assert record["recipe"] == "vae-pocket" and record["steps"] == 2 and record["heldout"] == {"scenes_psnr": 7.0}
     assert model.config | {"scale_factor": None} == vae_pocket.network().config
@@ -50,26 +50,26 @@ def test_the_autoencoder_is_written_with_its_scale_and_its_record(tmp_path, monk
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_a_stretched_autoencoder_is_the_same_in_another_unit(vae):
+def test_a_rescaled_autoencoder_is_the_same_in_another_unit(vae):
     other = copy.deepcopy(vae)
-    vae_pocket.stretch(other, 3.0)
+    vae_pocket.rescale_latents(other, 3.0)
     x = vae_pocket.signed(vae_pocket.scenes(2))
     with torch.no_grad():
-        latent, stretched = vae.encode(x), other.encode(x)
-        assert (stretched.mean - 3 * latent.mean).abs().max() < 1e-5
-        assert (stretched.std / latent.std - 3).abs().max() < 1e-4
-        assert (other.decode(stretched.mean) - vae.decode(latent.mean)).abs().max() < 1e-4
+        latent, rescaled = vae.encode(x), other.encode(x)
+        assert (rescaled.mean - 3 * latent.mean).abs().max() < 1e-5
+        assert (rescaled.std / latent.std - 3).abs().max() < 1e-4
+        assert (other.decode(rescaled.mean) - vae.decode(latent.mean)).abs().max() < 1e-4
 
 
 def test_the_autoencoder_learns_from_what_is_not_held_out(monkeypatch):
     """Of each batch half are training scenes and half training drawings, these mirrored or not."""
     batches = []
 
-    def run(model, batch, loss, **settings):
+    def train(model, batch, loss, **settings):
         batches.extend(batch(torch.Generator().manual_seed(k), 7)["x"] for k in range(3))
         return History([1.0])
 
-    monkeypatch.setattr(vae_pocket, "run", run)
+    monkeypatch.setattr(vae_pocket, "train", train)
     vae_pocket.fit(vae_pocket.network())
     known = {picture.numpy().tobytes() for picture in vae_pocket.drawings()}
     for x in batches:
@@ -82,8 +82,8 @@ def test_the_autoencoder_learns_from_what_is_not_held_out(monkeypatch):
     assert torch.equal(((batches[0][:3] + 1) * 127.5).round().to(torch.uint8), true)
 
 
-def test_a_steadied_decoder_sees_through_noise_and_the_encoder_stays(vae):
-    steady = copy.deepcopy(vae)
+def test_a_finetuned_decoder_sees_through_noise_and_the_encoder_stays(vae):
+    finetuned = copy.deepcopy(vae)
     x = vae_pocket.signed(vae_pocket.scenes(8))
     z = vae.scale(vae.encode(x).mean).detach()
     noisy = vae.unscale(z + 0.4 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0)))
@@ -92,9 +92,9 @@ def test_a_steadied_decoder_sees_through_noise_and_the_encoder_stays(vae):
         with torch.no_grad():
             return float((model.decode(noisy) - x).abs().mean())
 
-    history = vae_pocket.steady(steady, steps=12, seed=1, progress=False)
-    assert error(steady) < 0.9 * error(vae) and history.step == 12
-    for (name, before), after in zip(vae.named_parameters(), steady.parameters(), strict=True):
+    history = vae_pocket.finetune_decoder(finetuned, steps=12, seed=1, progress=False)
+    assert error(finetuned) < 0.9 * error(vae) and history.step == 12
+    for (name, before), after in zip(vae.named_parameters(), finetuned.parameters(), strict=True):
         assert torch.equal(before, after) != name.startswith(("decoder.", "post_quant.")), name
         assert after.requires_grad == before.requires_grad
 
@@ -114,7 +114,7 @@ def test_reconstructions_are_measured_by_hand(monkeypatch):
 def test_an_arm_writes_its_checkpoint_and_how_good_it_was_on_the_way(recipe, tmp_path, monkeypatch, few, vae):
     monkeypatch.setattr(weights, "load", lambda name, load=weights.load: vae if name == "vae-pocket" else load(name))
     monkeypatch.setattr(labelled, "quality", lambda model, space, **how: {"recognised": 0.5, **how})
-    path = recipe.train(tmp_path / "a.safetensors", steps=2)
+    path = recipe.run(tmp_path / "a.safetensors", steps=2)
     record = weights.record(path)
     assert record["quality"] == [[1, {"recognised": 0.5}], [2, {"recognised": 0.5}]]
     assert record["final"] == {"recognised": 0.5, "each": 8, "seed": 1} and record["predicts"] == "v"
@@ -135,7 +135,7 @@ def test_the_third_arm_is_the_second_on_another_autoencoder(tmp_path, monkeypatc
     monkeypatch.setattr(labelled, "quality", lambda model, space, **how: {"recognised": 0.5})
     monkeypatch.setattr(vae_pocket, "evaluate", lambda model: {"scenes_psnr": 7.0})
     monkeypatch.setattr(vae_pocket, "scale", lambda model: model.measure_scale(vae_pocket.signed(vae_pocket.scenes(4))))
-    path = scenes_latent_brief.train(tmp_path / "b.safetensors", steps=1)
+    path = scenes_latent_brief.run(tmp_path / "b.safetensors", steps=1)
     record = weights.record(path)
     assert record["kept"] == "this" and weights.load(path).config == scenes_latent.network().config
     assert record["brief"]["vae"] == {"scenes_psnr": 7.0} and record["brief"]["vae_steps"] == 300
@@ -185,7 +185,7 @@ def test_the_best_painter_is_as_far_from_real_pictures_as_they_are(monkeypatch):
 
 def test_label_and_noise_come_from_the_generator(monkeypatch, vae):
     made = {}
-    monkeypatch.setattr(labelled, "run", lambda model, batch, loss, **settings: made.update(batch=batch, **settings))
+    monkeypatch.setattr(labelled, "train", lambda model, batch, loss, **settings: made.update(batch=batch, **settings))
     pictures, labels = labelled.scenes(6)
     model = scenes_pixel.network()
     labelled.fit(model, labelled.Pixels(pictures), labels, 7, lr=3)

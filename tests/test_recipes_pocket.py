@@ -14,12 +14,12 @@ from minildm.data import LANGUAGES, TASKS, heldout, parse
 from minildm.data.families import meaning
 from minildm.losses import denoising_loss
 from minildm.pipeline import LatentDiffusion
-from minildm.recipes import _probe, pocket, text_pocket, vae_pocket
+from minildm.recipes import pocket, probe, text_pocket, vae_pocket
 from minildm.tensors import count_parameters, seeded
 from minildm.text import TextEncoder, train_tokenizer
 from minildm.training import History
 
-OBEDIENCE = pocket.obedience
+GENEVAL_SUMMARY = pocket.geneval_summary
 
 
 @pytest.fixture(autouse=True)
@@ -52,13 +52,13 @@ def tiny(monkeypatch, vae, encoder, tokens):
     """The recipe `pocket` on a few scenes, with a small U-Net."""
     real = pocket.network
     small = dict(channels=(16, 32), attention=(1,), heads=2, groups=8)
-    monkeypatch.setattr(pocket, "frozen", lambda: (vae, encoder, tokens))
+    monkeypatch.setattr(pocket, "pretrained_parts", lambda: (vae, encoder, tokens))
     monkeypatch.setattr(pocket, "network", lambda *a, **k: real(*a, **k | small))
     monkeypatch.setattr(pocket, "SCENES", 3)
     monkeypatch.setattr(pocket, "UNSEEN", 2)
     monkeypatch.setattr(pocket, "BATCH", 4)
-    monkeypatch.setattr(pocket, "obedience", lambda pipe, language: {})
-    monkeypatch.setattr(vae_pocket, "steady", lambda vae: None)  # the fixture's is shared
+    monkeypatch.setattr(pocket, "geneval_summary", lambda pipe, language: {})
+    monkeypatch.setattr(vae_pocket, "finetune_decoder", lambda vae: None)  # the fixture's is shared
 
 
 # --- the text encoder
@@ -138,7 +138,7 @@ def test_text_pocket_writes_encoder_and_tokenizer(tmp_path, monkeypatch, tokens,
     monkeypatch.setattr(text_pocket, "tokenizer", lambda: tokens)
     monkeypatch.setattr(text_pocket, "BATCH", 8)
     monkeypatch.setattr(text_pocket, "evaluate", lambda model, tokens: {"retrieval": {"en": 0.5}})
-    path = text_pocket.train(tmp_path / "t.safetensors", steps=2, seed=3)
+    path = text_pocket.run(tmp_path / "t.safetensors", steps=2, seed=3)
     encoder, again = text_pocket.load(path)
     record = weights.record(path)
     assert record["measured"] == {"retrieval": {"en": 0.5}} and record["steps"] == 2 and record["seed"] == 3
@@ -153,7 +153,7 @@ def test_text_pocket_writes_encoder_and_tokenizer(tmp_path, monkeypatch, tokens,
 
 
 def test_the_right_answers():
-    answers = _probe.truth([parse(text) for text in ("a cat right of a dog", "three cats", "a cat and a dog")])
+    answers = probe.truth([parse(text) for text in ("a cat right of a dog", "three cats", "a cat and a dog")])
     cat, dog = (data.VOCABULARY.index(name) for name in ("cat", "dog"))
     assert answers["things"].nonzero().tolist() == [[0, cat], [0, dog], [1, cat], [2, cat], [2, dog]]
     assert answers["count"].tolist() == [-100, 2, -100]
@@ -163,20 +163,20 @@ def test_the_right_answers():
 
 def test_scores_by_hand():
     prompts = [parse(text) for text in ("a cat right of a dog", "three cats", "a cat above a dog", "a pig")]
-    truth = _probe.truth(prompts)
+    truth = probe.truth(prompts)
     cat, dog, pig = (data.VOCABULARY.index(name) for name in ("cat", "dog", "pig"))
     said = {name: torch.zeros(4, len(data.VOCABULARY)) for name in ("things", *data.RELATIONS)}
     said["things"][[0, 0, 1, 2, 2, 3], [cat, dog, cat, cat, pig, pig]] = 1.0  # the third names a pig for the dog
     said["count"] = torch.tensor([[1.0, 0, 0, 0]] * 4)  # right of the pig, wrong of the cats
     said["right of"][0, cat] = said["left of"][0, dog] = said["above"][2, cat] = said["below"][2, pig] = 1.0
-    scores = _probe.scores(lambda context: said, truth | {"context": None})
+    scores = probe.scores(lambda context: said, truth | {"context": None})
     assert scores == {"things": 3 / 4, "count": 1 / 2, "sides": 3 / 4}
 
 
 def test_the_probe_asks_of_held_out_captions_in_each_language(encoder, tokens, monkeypatch):
-    drawn, real = [], _probe.draw_prompt
-    monkeypatch.setattr(_probe, "draw_prompt", lambda *a: drawn.append(real(*a)) or drawn[-1])
-    read = _probe.probe(encoder, tokens, n=120, steps=2)
+    drawn, real = [], probe.draw_prompt
+    monkeypatch.setattr(probe, "draw_prompt", lambda *a: drawn.append(real(*a)) or drawn[-1])
+    read = probe.probe(encoder, tokens, n=120, steps=2)
     assert not any(map(heldout, drawn[:240])) and all(map(heldout, drawn[240:])) and len(drawn) == 240 + 120
     assert set(read) == set(LANGUAGES) and set(read["en"]) == {"things", "count", "sides"}
     assert all(0 <= share <= 1 for figures in read.values() for share in figures.values())
@@ -219,7 +219,7 @@ def named(tasks, n=7):
 
 def test_a_batch_keeps_words_and_pictures_together():
     tokenizer = train_tokenizer(["en zh 0 1 2 3 4 5 6"] * 2, 280, length=12)
-    batches = pocket.Batches(named(TASKS), tokenizer, {"counting": 3, "position": 1}, untold=0.25)
+    batches = pocket.Batches(named(TASKS), tokenizer, {"counting": 3, "position": 1}, unconditional_rate=0.25)
     batch = batches(torch.Generator().manual_seed(1), 400)
     texts = [tokenizer.decode(ids) for ids in batch["ids"]]
     told = [text.split() for text in texts if text]
@@ -240,9 +240,11 @@ def test_a_batch_keeps_words_and_pictures_together():
 
 def test_the_loss_is_told_the_words(encoder, tokens):
     model = pocket.network(5, 16, channels=(8, 16), attention=(0, 1), heads=2, groups=4)
-    batches = pocket.Batches({"colour": pocket.Latents(torch.randn(3, 5, 4, 4), _captions(3))}, tokens, untold=0.5)
+    batches = pocket.Batches(
+        {"colour": pocket.Latents(torch.randn(3, 5, 4, 4), _captions(3))}, tokens, unconditional_rate=0.5
+    )
     batch = batches(torch.Generator().manual_seed(0), 6)
-    found = pocket.Told(encoder)(model, batch)
+    found = pocket.TextConditionedLoss(encoder)(model, batch)
     context = encoder(batch["ids"]).detach()
     told = {name: batch[name] for name in ("x_0", "eps", "t")} | {"context": context}
     torch.testing.assert_close(found, denoising_loss(model, told, pocket.schedule(), "v"))
@@ -250,7 +252,7 @@ def test_the_loss_is_told_the_words(encoder, tokens):
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert all(parameter.grad is not None for parameter in model.parameters())
     shuffled = batch | {"ids": batch["ids"].roll(1, 0)}
-    assert (pocket.Told(encoder)(model, shuffled) - found).abs() > 1e-6
+    assert (pocket.TextConditionedLoss(encoder)(model, shuffled) - found).abs() > 1e-6
 
 
 def _captions(n):
@@ -259,8 +261,8 @@ def _captions(n):
 
 @pytest.mark.filterwarnings("ignore:this model never saw")  # three scenes of a task do not name everything
 def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys, monkeypatch):
-    monkeypatch.setattr(pocket, "obedience", partial(OBEDIENCE, per_task=2, seeds=1))
-    path = pocket.train(tmp_path / "pocket", steps=2, seed=3)
+    monkeypatch.setattr(pocket, "geneval_summary", partial(GENEVAL_SUMMARY, per_task=2, seeds=1))
+    path = pocket.run(tmp_path / "pocket", steps=2, seed=3)
     pipe = LatentDiffusion.from_pretrained(path)
     assert pipe.predicts == "v" and pipe.sees_padding and pipe.size == (64, 64) and pipe.guidance == pocket.GUIDANCE
     assert pipe.schedule.betas.equal(pocket.schedule().betas)
@@ -286,7 +288,7 @@ def test_a_shipped_pocket_names_what_ships_already(tmp_path, tiny, vae, encoder,
     shelf = tmp_path / "shelf"
     monkeypatch.setattr(weights, "FOLDER", shelf)
     weights.save("text-pocket", encoder)
-    assert pocket.train(steps=1) == shelf / "pocket"
+    assert pocket.run(steps=1) == shelf / "pocket"
     names = {"unet.safetensors", "vae.safetensors", "tokenizer.json", "pipeline.json"}
     assert {path.name for path in (shelf / "pocket").iterdir()} == names
     pipe, record = LatentDiffusion.from_pretrained("pocket"), weights.record("pocket")
@@ -295,14 +297,14 @@ def test_a_shipped_pocket_names_what_ships_already(tmp_path, tiny, vae, encoder,
     assert storage.state(weights.load("pocket")).keys() == storage.state(pipe.unet).keys()
 
 
-def test_the_decoder_of_the_pocket_is_steadied(tmp_path, tiny, vae, encoder, tokens, monkeypatch):
-    def steady(vae):
+def test_the_decoder_of_the_pocket_is_finetuned(tmp_path, tiny, vae, encoder, tokens, monkeypatch):
+    def finetune(vae):
         with torch.no_grad():
             vae.post_quant.bias += 1
 
-    monkeypatch.setattr(vae_pocket, "steady", steady)
-    monkeypatch.setattr(pocket, "frozen", lambda: (deepcopy(vae), encoder, tokens))
-    pipe = LatentDiffusion.from_pretrained(pocket.train(tmp_path / "pocket", steps=1))
+    monkeypatch.setattr(vae_pocket, "finetune_decoder", finetune)
+    monkeypatch.setattr(pocket, "pretrained_parts", lambda: (deepcopy(vae), encoder, tokens))
+    pipe = LatentDiffusion.from_pretrained(pocket.run(tmp_path / "pocket", steps=1))
     torch.testing.assert_close(pipe.vae.post_quant.bias, vae.post_quant.bias + 1, rtol=0, atol=2e-3)
     assert torch.equal(pipe.vae.quant.weight, vae.quant.weight.half().float())
 
@@ -310,7 +312,7 @@ def test_the_decoder_of_the_pocket_is_steadied(tmp_path, tiny, vae, encoder, tok
 @pytest.mark.parametrize("step, rounds", [(2, {1}), (6, {1, 2})])
 def test_pocket_goes_on_where_it_stopped(tmp_path, tiny, monkeypatch, step, rounds):
     monkeypatch.setattr(pocket, "error", lambda *a: 0.0)
-    whole = pocket.train(tmp_path / "whole", steps=4)
+    whole = pocket.run(tmp_path / "whole", steps=4)
     real, calls = pocket.Batches.__call__, []
 
     def crash(self, generator, n):
@@ -323,20 +325,20 @@ def test_pocket_goes_on_where_it_stopped(tmp_path, tiny, monkeypatch, step, roun
     monkeypatch.setattr(pocket, "fit", lambda *a, **k: fit(*a, checkpoint_seconds=0, **k))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(pocket.Batches, "__call__", crash)
-        pocket.train(tmp_path / "again", steps=4)
+        pocket.run(tmp_path / "again", steps=4)
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {f"pocket-{n}.safetensors" for n in rounds}
-    again = pocket.train(tmp_path / "again", steps=4)
+    again = pocket.run(tmp_path / "again", steps=4)
     one, other = (storage.read(path / "unet.safetensors")[0] for path in (whole, again))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_the_first_of_several_processes_measures(tmp_path, tiny, monkeypatch):
     asked = []
-    monkeypatch.setattr(pocket, "obedience", lambda pipe, language: asked.append(language) or {})
+    monkeypatch.setattr(pocket, "geneval_summary", lambda pipe, language: asked.append(language) or {})
     for first in (False, True):
         assert not asked
         monkeypatch.setattr(pocket, "first_process", lambda first=first: first)
-        pocket.train(tmp_path / f"pocket {first}", steps=1)
+        pocket.run(tmp_path / f"pocket {first}", steps=1)
         assert first != any((tmp_path / "runs").iterdir())  # what to go on from is there until the first is done
     assert asked == list(LANGUAGES)
 
@@ -346,7 +348,7 @@ def test_training_never_sees_a_held_out_combination(tmp_path, tiny, monkeypatch)
     monkeypatch.setattr(
         pocket, "fit", lambda model, batches, *a, **k: seen.append(batches) or History([1.0], [(1, {"error": 1.0})])
     )
-    pocket.train(tmp_path / "pocket", steps=1)
+    pocket.run(tmp_path / "pocket", steps=1)
     texts = [text for some in seen[0].latents.values() for told in some.captions.values() for text in told]
     assert len(texts) == 2 * 3 * sum(pocket.SHARES.values()) and not any(map(heldout, texts))
     assert set(seen[0].latents) == set(TASKS) == set(pocket.SHARES)

@@ -44,7 +44,7 @@ def test_the_first_process_writes(rank, written, tmp_path, monkeypatch, capsys):
         calls.append((out, options))
         return out
 
-    monkeypatch.setattr(course, "recipe", lambda name: types.SimpleNamespace(train=recipe))
+    monkeypatch.setattr(course, "recipe", lambda name: types.SimpleNamespace(run=recipe))
     monkeypatch.setenv("RANK", rank)
     assert train.main(["nuclei", "--steps", "7", "--out", str(tmp_path / "here.safetensors")]) == 0
     ((out, options),) = calls

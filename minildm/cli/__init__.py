@@ -155,6 +155,6 @@ def _parser() -> Callable:
         resume: Annotated[bool, typer.Option(help="Go on from the checkpoint of a run that was stopped.")] = True,
     ):
         """Train a checkpoint again by its recipe."""
-        print(f"written: {course.recipe(name).train(out, steps=steps, seed=seed, resume=resume)}")
+        print(f"written: {course.recipe(name).run(out, steps=steps, seed=seed, resume=resume)}")
 
     return app

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from minildm import data, metrics, weights
 from minildm.data.augment import Crops
-from minildm.recipes import circumstances, run_file
+from minildm.recipes import RUNS, Job
 from minildm.segmentation import border_weights, depth, normalise, segment, segmentation_loss
 from minildm.tensors import seeded
-from minildm.training import History
-from minildm.training import train as run
+from minildm.training import History, train
 from minildm.unet import UNet
 
 STEPS, BATCH, CROP, LR = 500, 4, 128, 2e-3
@@ -36,7 +34,7 @@ def fit(model: UNet, pairs: Sequence[Pair], steps: int = STEPS, seed: int = 0, *
     """Train `model` on annotated pictures; further options go to `minildm.training.train`."""
     crops = Crops([maps(*pair) for pair in pairs], size=CROP)
     settings = dict(steps=steps, batch_size=BATCH, lr=LR, ema=0.99, seed=seed)
-    return run(model, crops, segmentation_loss, **settings | options)
+    return train(model, crops, segmentation_loss, **settings | options)
 
 
 def scores(mask: np.ndarray, found: np.ndarray) -> dict[str, float]:
@@ -48,20 +46,17 @@ def scores(mask: np.ndarray, found: np.ndarray) -> dict[str, float]:
     }
 
 
-def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
+def run(
+    out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True, runs: Path = RUNS
+) -> Path:
     """Train on columns 0–383, measure on the rest, write the checkpoint; returns its path."""
     micrograph = data.nuclei()[0]
     image, mask = micrograph["image"], micrograph["mask"]
-    model, checkpoint = network(seed), run_file("nuclei", resume)
+    model, job = network(seed), Job("nuclei", out, seed, resume, runs)
     left, right = np.s_[:, :TRAIN_COLUMNS], np.s_[:, TRAIN_COLUMNS:]
-    history = fit(model, [(image[left], mask[left])], steps or STEPS, seed, checkpoint=checkpoint)
-    result = scores(mask[right], segment(model, image[right]))
-    print("unseen columns 384–511: " + ", ".join(f"{name} {value:.3f}" for name, value in result.items()))
-    record = dict(
-        recipe="nuclei", data="nuclei, columns 0–383", seed=seed, steps=history.step, minutes=history.seconds / 60
-    )
+    history = fit(model, [(image[left], mask[left])], steps or STEPS, seed, checkpoint=job.checkpoint())
+    result = job.say("unseen columns 384–511", scores(mask[right], segment(model, image[right])))
+    record = {}
     if "nuclei" in weights.names():  # the table of `nuclei_folds` is about this recipe, not about one training
-        record |= {key: value for key, value in weights.record("nuclei").items() if key == "cross_validation"}
-    path = weights.save(out or "nuclei", model, dtype=torch.float16, **record, unseen_columns=result, **circumstances())
-    checkpoint.unlink(missing_ok=True)
-    return path
+        record = {key: value for key, value in weights.record("nuclei").items() if key == "cross_validation"}
+    return job.finish(model, history, data="nuclei, columns 0–383", unseen_columns=result, **record)

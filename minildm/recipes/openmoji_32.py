@@ -6,14 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minildm import data, judge, metrics, samplers, weights
+from minildm import data, judge, metrics, samplers
 from minildm.denoiser import Denoiser
 from minildm.losses import denoising_error, denoising_loss, draw_noise
-from minildm.recipes import circumstances, run_file
+from minildm.recipes import RUNS, Job
 from minildm.schedule import NoiseSchedule
 from minildm.tensors import seeded
-from minildm.training import History
-from minildm.training import train as run
+from minildm.training import History, train
 
 STEPS, BATCH, LR = 12_000, 32, 1e-3
 SIZE, PREDICTS = 32, "v"
@@ -49,7 +48,7 @@ def fit(model: Denoiser, x: Tensor, steps: int = STEPS, seed: int = 0, **options
         return denoising_loss(model, batch, noise, PREDICTS)
 
     settings = dict(steps=steps, batch_size=BATCH, lr=LR, seed=seed)
-    return run(model, batch, loss, **settings | options)
+    return train(model, batch, loss, **settings | options)
 
 
 @torch.no_grad()
@@ -74,12 +73,12 @@ def evaluate(model: Denoiser, n: int = 512) -> dict[str, float]:
     them. It is not 0, since families of drawings (all flags, all clock faces) were held out or trained as a whole.
     halves: one half of the training pictures against the other.
     """
-    train, heldout = pictures(), pictures("heldout")
-    drawn, seen, unseen = (judge.features((x + 1) / 2) for x in (draw(model, n), train, heldout))
+    known, heldout = pictures(), pictures("heldout")
+    drawn, seen, unseen = (judge.features((x + 1) / 2) for x in (draw(model, n), known, heldout))
     order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))
     one, other = seen[order].chunk(2)
     return {
-        "training_error": error(model, train[::10]),  # as many as are held out
+        "training_error": error(model, known[::10]),  # as many as are held out
         "heldout_error": error(model, heldout),
         "samples_to_heldout": metrics.kernel_distance(drawn, unseen),
         "training_to_heldout": metrics.kernel_distance(seen, unseen),
@@ -87,14 +86,11 @@ def evaluate(model: Denoiser, n: int = 512) -> dict[str, float]:
     }
 
 
-def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
+def run(
+    out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True, runs: Path = RUNS
+) -> Path:
     """Train the denoiser, measure it, write the checkpoint; returns its path."""
-    model, checkpoint = network(seed), run_file("openmoji-32", resume)
-    history = fit(model, pictures(), steps or STEPS, seed, checkpoint=checkpoint)
-    result = evaluate(model)
-    print(", ".join(f"{name} {value:.4f}" for name, value in result.items()))
-    record = dict(recipe="openmoji-32", data=f"openmoji {SIZE}×{SIZE}, train, one skin tone", predicts=PREDICTS)
-    record |= dict(schedule="cosine", seed=seed, steps=history.step, minutes=history.seconds / 60, **circumstances())
-    path = weights.save(out or "openmoji-32", model, dtype=torch.float16, **record, measured=result)
-    checkpoint.unlink(missing_ok=True)
-    return path
+    model, job = network(seed), Job("openmoji-32", out, seed, resume, runs)
+    history = fit(model, pictures(), steps or STEPS, seed, checkpoint=job.checkpoint())
+    record = dict(data=f"openmoji {SIZE}×{SIZE}, train, one skin tone", predicts=PREDICTS, schedule="cosine")
+    return job.finish(model, history, **record, measured=job.say("measured", evaluate(model)))

@@ -1,18 +1,20 @@
 """The pocket model of lessons 08 and 09: words to pictures of 64×64, in the latents of `vae-pocket`.
 
 Latents of many scenes are computed once and kept in the cache folder; what is left to train is the U-Net. The text
-encoder of `text-pocket` is frozen, as in Stable Diffusion. In the end the decoder learns to see through what a denoiser
+encoder of `text-pocket` is frozen, as in Stable Diffusion. In the end the decoder is finetuned on what a denoiser
 leaves: a pocket's decoder is its own, as some of Stable Diffusion's are.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minildm import data, geneval, storage, weights
@@ -23,17 +25,16 @@ from minildm.data.scenes import CONTENT
 from minildm.denoiser import Denoiser
 from minildm.losses import denoising_error, denoising_loss, draw_noise
 from minildm.pipeline import LatentDiffusion
-from minildm.recipes import circumstances, first_process, run_file, text_pocket, vae_pocket
+from minildm.recipes import RUNS, Job, first_process, text_pocket, vae_pocket
 from minildm.schedule import NoiseSchedule
 from minildm.tensors import best_device, fast_bfloat16, seeded
 from minildm.text import TextEncoder, Tokenizer
-from minildm.training import History
-from minildm.training import train as run
+from minildm.training import History, train
 
 BATCH, LR = 128, 1.2e-3
-SIZE, PREDICTS, GUIDANCE = 64, "v", 3.0
+SIZE, WIDTH, PREDICTS, GUIDANCE = 64, 64, "v", 3.0
 SCENES, UNSEEN = 10_000, 500  # for each share of a task, to learn from; and of each task, to measure on
-UNTOLD = 0.1  # share of captions that are left out, so that guidance has a picture of "nothing in particular"
+UNCONDITIONAL_RATE = 0.1  # how often a caption is dropped, so that the U-Net can also draw without one, for guidance
 TRAIN_SEED, TEST_SEED = 7, 8
 SHIPPED = {"text_encoder": "text-pocket"}  # what a shipped pocket need not repeat
 # How often a task is drawn: where things stand and how many there are takes longest to learn.
@@ -45,9 +46,14 @@ ROUNDS = (5200, SHARES), (6600, SHARES | {"one object": 2, "two objects": 3, "co
 
 def network(latent_channels: int, context_dim: int, seed: int = 0, **config) -> Denoiser:
     """The untrained U-Net: on maps of 16×16, 8×8 and 4×4, the last two read the words; other sizes by `config`."""
-    pocket = dict(channels=(64, 128, 192), blocks_per_level=1, attention=(1, 2), heads=4, groups=16)
+    pocket = dict(blocks_per_level=1, attention=(1, 2), heads=4, **widths(WIDTH))
     with seeded(seed):
         return Denoiser(latent_channels, latent_channels, context_dim=context_dim, **pocket | config)
+
+
+def widths(width: int) -> dict[str, object]:
+    """The configuration of a U-Net whose first level has so many channels, in the pocket's proportions."""
+    return dict(channels=(width, 2 * width, 3 * width), groups=math.gcd(16, width))
 
 
 def schedule() -> NoiseSchedule:
@@ -62,7 +68,9 @@ class Latents(NamedTuple):
     captions: dict[str, list[str]]  # by language
 
 
-def latents(vae: AutoencoderKL, task: str, n: int, seed: int = TRAIN_SEED, split: str = "train") -> Latents:
+def latents(
+    vae: AutoencoderKL, task: str, n: int, seed: int = TRAIN_SEED, split: str = "train", size: int = SIZE
+) -> Latents:
     """The first n scenes of a task as the autoencoder's means, with captions in both languages; computed once.
 
     They lie in the cache folder, `data.scenes` says where that is, under a name that changes with the autoencoder.
@@ -70,14 +78,14 @@ def latents(vae: AutoencoderKL, task: str, n: int, seed: int = TRAIN_SEED, split
     values = hashlib.sha256()
     for name, tensor in sorted(storage.state(vae).items()):
         values.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    key = dict(task=task, n=n, seed=seed, split=split, size=SIZE, content=CONTENT, sprites=sprites.version())
+    key = dict(task=task, n=n, seed=seed, split=split, size=size, content=CONTENT, sprites=sprites.version())
     key |= dict(vae=values.hexdigest(), scale_factor=vae.scale_factor)
 
     def build(folder: Path):
         captions = {language: [] for language in data.LANGUAGES}
         parts = []
         for start in range(0, n, 1000):
-            scenes = data.scene_arrays(min(1000, n - start), seed, split, size=SIZE, tasks=task, start=start)
+            scenes = data.scene_arrays(min(1000, n - start), seed, split, size=size, tasks=task, start=start)
             parts.append(encoded(vae, scenes.images))
             wording = np.random.default_rng((seed, start)).random
             for language, said in captions.items():
@@ -102,9 +110,10 @@ def encoded(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
 
 
 class Batches:
-    """`batches(generator, n)` -> x_0, eps, t and ids (n, length) of n scenes, each told in one of the languages.
+    """`batches(generator, n)` -> x_0, eps, t and ids (n, length) of n scenes, each captioned in one of the languages.
 
-    shares: how often each task is drawn, in any unit.  untold: the share of captions that are left empty.
+    shares: how often each task is drawn, in any unit.
+    unconditional_rate: how often a caption is dropped, that is, left empty.
     """
 
     def __init__(
@@ -112,23 +121,23 @@ class Batches:
         latents: Mapping[str, Latents],
         tokenizer: Tokenizer,
         shares: Mapping[str, float] = SHARES,
-        untold: float = UNTOLD,
+        unconditional_rate: float = UNCONDITIONAL_RATE,
     ):
-        self.latents, self.tokenizer, self.untold = latents, tokenizer, untold
+        self.latents, self.tokenizer, self.unconditional_rate = latents, tokenizer, unconditional_rate
         self.tasks = [task for task in latents if shares.get(task, 0)]
         self.shares = torch.tensor([float(shares[task]) for task in self.tasks])
         self.schedule = schedule()
 
     def __call__(self, generator: torch.Generator, n: int) -> dict[str, Tensor]:
         tasks = torch.multinomial(self.shares, n, replacement=True, generator=generator).tolist()
-        where, language, told = torch.rand(3, n, generator=generator, dtype=torch.float64).tolist()
+        where, language, kept = torch.rand(3, n, generator=generator, dtype=torch.float64).tolist()
         z, texts = [], []
         for i in range(n):
             scenes = self.latents[self.tasks[tasks[i]]]
             at = int(where[i] * len(scenes.z))
             z.append(scenes.z[at])
             captions = scenes.captions[data.LANGUAGES[int(language[i] * len(data.LANGUAGES))]]
-            texts.append(captions[at] if told[i] >= self.untold else "")
+            texts.append(captions[at] if kept[i] >= self.unconditional_rate else "")
         noised = draw_noise(torch.stack(z).float(), self.schedule, generator)
         # Timesteps spread evenly over each batch: the gradient is steadier. Source: Kingma et al., "Variational
         # Diffusion Models" (2021), appendix I.1.
@@ -137,8 +146,8 @@ class Batches:
         return noised | {"t": t, "ids": self.tokenizer(texts)[0]}
 
 
-class Told:
-    """A loss that is told the words: `loss(model, batch)`, with the frozen encoder's context of the batch's ids.
+class TextConditionedLoss:
+    """A loss conditioned on text: `loss(model, batch)`, with the frozen encoder's context of the batch's ids.
 
     Kept for all captions, the contexts would take 2.7 GB; made anew they take a twentieth of a step.
     """
@@ -159,68 +168,78 @@ def fit(
 ) -> History:
     """Train `model`; further options go to `minildm.training.train`."""
     settings = dict(steps=steps, batch_size=BATCH, lr=LR, ema=0.999, seed=seed, bfloat16=fast_bfloat16(best_device()))
-    return run(model, batches, Told(encoder), **settings | options)
+    return train(model, batches, TextConditionedLoss(encoder), **settings | options)
 
 
 @torch.no_grad()
 def error(model: Denoiser, batches: Batches, encoder: TextEncoder, n: int = 1000, seed: int = 0) -> float:
     """The mean squared error of v over n draws of scenes, timesteps and noise."""
-    told = Told(encoder, denoising_error)
+    loss = TextConditionedLoss(encoder, denoising_error)
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
     parts = [batches(generator, 100) for _ in range(-(-n // 100))]
-    errors = [told(model, {name: tensor.to(device) for name, tensor in part.items()}) for part in parts]
+    errors = [loss(model, {name: tensor.to(device) for name, tensor in part.items()}) for part in parts]
     return float(torch.cat(errors).mean())
 
 
-def frozen() -> tuple[AutoencoderKL, TextEncoder, Tokenizer]:
+def pretrained_parts() -> tuple[AutoencoderKL, TextEncoder, Tokenizer]:
     """The parts that were trained before."""
     return weights.load("vae-pocket"), *text_pocket.load()
 
 
-def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
+def run(
+    out: Path | None = None,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    runs: Path = RUNS,
+    batch: int | None = None,
+    lr: float | None = None,
+    width: int = WIDTH,
+    size: int = SIZE,
+) -> Path:
     """Train the U-Net in rounds, of `steps` each if given; measure it, write the pipeline's folder; returns its path.
 
     In its shipped place the folder names the text encoder, which ships already; elsewhere it holds all there is.
+    batch, lr, width, size: other settings than the shipped model's: samples of a step, peak of the learning rate,
+    channels of the U-Net's first level (a multiple of 4), and pixels of a side (a multiple of 16).
     """
-    vae, encoder, tokenizer = frozen()
-    scenes = {task: latents(vae, task, SCENES * share) for task, share in SHARES.items()}
-    heldout = {task: latents(vae, task, UNSEEN, TEST_SEED, "heldout") for task in data.TASKS[1:]}
+    if size % 16 or size < 16 or width % 4 or width < 4:
+        raise ValueError(f"expected size as a multiple of 16 and width as one of 4, got {size} and {width}")
+    job = Job("pocket", out, seed, resume, runs)
+    checkpoints = [job.checkpoint(f"-{number}") for number in range(1, 1 + len(ROUNDS))]
+    vae, encoder, tokenizer = pretrained_parts()
+    scenes = {task: latents(vae, task, SCENES * share, size=size) for task, share in SHARES.items()}
+    heldout = {task: latents(vae, task, UNSEEN, TEST_SEED, "heldout", size) for task in data.TASKS[1:]}
     unseen = Batches(heldout, tokenizer)
-    model = network(vae.latent_channels, encoder.dim, seed)
-    checkpoints = [run_file(f"pocket-{number}", resume) for number in range(1, 1 + len(ROUNDS))]
-    histories = []
-    for i, (length, shares) in enumerate(ROUNDS):
+    model = network(vae.latent_channels, encoder.dim, seed, **widths(width))
+    settings, histories = dict(batch_size=batch or BATCH, lr=lr or LR), []
+    for number, (length, shares) in enumerate(ROUNDS):
         seen = Batches(scenes, tokenizer, shares)
 
         def validate(model: Denoiser, seen: Batches = seen) -> dict[str, float]:
-            errors = {"training_error": error(model, seen, encoder), "heldout_error": error(model, unseen, encoder)}
-            print(", ".join(f"{name} {value:.4f}" for name, value in errors.items()), flush=True)
-            return errors
+            parts = {"training_error": seen, "heldout_error": unseen}
+            return job.say("pocket", {name: error(model, part, encoder) for name, part in parts.items()})
 
-        how = dict(checkpoint=checkpoints[i], validate=validate, validate_every=1650)
-        histories.append(fit(model, seen, encoder, steps or length, seed + i, **how))
-    captions = [text for some in scenes.values() for told in some.captions.values() for text in told]
-    how = dict(predicts=PREDICTS, size=SIZE, guidance=GUIDANCE, sees_padding=True, words=captions)
-    vae_pocket.steady(vae)  # the encoder, and so what the U-Net learned from, stays
+        how = settings | dict(checkpoint=checkpoints[number], validate=validate, validate_every=1650)
+        histories.append(fit(model, seen, encoder, steps or length, seed + number, **how))
+    captions = [text for some in scenes.values() for said in some.captions.values() for text in said]
+    how = dict(predicts=PREDICTS, size=size, guidance=GUIDANCE, sees_padding=True, words=captions)
+    vae_pocket.finetune_decoder(vae)  # the encoder, and so what the U-Net learned from, stays
     pipe = LatentDiffusion(model, vae, schedule(), encoder, tokenizer, **how)
-    record = dict(recipe="pocket", data=f"scenes, seed {TRAIN_SEED}, train, {SIZE}×{SIZE}")
-    record |= dict(
-        scenes=SCENES * sum(SHARES.values()),
-        rounds=[dict(steps=done.step, shares=shares) for done, (_, shares) in zip(histories, ROUNDS, strict=True)],
-        untold=UNTOLD,
-        seed=seed,
-        steps=sum(history.step for history in histories),
-        minutes=sum(history.seconds for history in histories) / 60,
-    )
-    record |= dict(**circumstances(), measured=histories[-1].validation[-1][1])
+    rounds = [dict(steps=done.step, shares=shares) for done, (_, shares) in zip(histories, ROUNDS, strict=True)]
+    record = job.record(*histories) | dict(data=f"scenes, seed {TRAIN_SEED}, train, {size}×{size}", rounds=rounds)
+    record |= dict(scenes=SCENES * sum(SHARES.values()), unconditional_rate=UNCONDITIONAL_RATE)
+    record |= dict(batch=settings["batch_size"], lr=settings["lr"], measured=histories[-1].validation[-1][1])
     path = write(pipe, out, **record)
     if not first_process():
         return path
-    for checkpoint in checkpoints:
-        checkpoint.unlink(missing_ok=True)
+    job.end()
     pipe = LatentDiffusion.from_pretrained(path)  # as learners get it: in half precision
-    return write(pipe, out, **record, geneval={language: obedience(pipe, language) for language in data.LANGUAGES})
+    return write(
+        pipe, out, **record, geneval={language: geneval_summary(pipe, language) for language in data.LANGUAGES}
+    )
 
 
 def write(pipe: LatentDiffusion, out: Path | None, **record) -> Path:
@@ -229,15 +248,18 @@ def write(pipe: LatentDiffusion, out: Path | None, **record) -> Path:
     return pipe.save_pretrained(out or weights.FOLDER / "pocket", dtype=torch.float16, shipped=shipped, **record)
 
 
-def obedience(pipe: LatentDiffusion, language: str, per_task: int = 100, seeds: int = 4) -> dict[str, dict]:
+def geneval_summary(pipe: LatentDiffusion, language: str, per_task: int = 100, seeds: int = 4) -> dict[str, dict]:
     """Pocket GenEval in a language, on combinations seen in training and on held-out ones: `Report.summary` of each.
 
-    Drawn in bfloat16 where that is fast, as the U-Net was trained.
+    Drawn in bfloat16 where that is fast, as the U-Net was trained, and judged at the size that the judge knows.
     """
 
     def paint(*asked, **how) -> Tensor:
         with torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast_bfloat16(pipe.device)):
-            return pipe(*asked, **how)
+            pictures = pipe(*asked, **how)
+        if pictures.shape[-1] == SIZE:
+            return pictures
+        return F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True).clamp(0, 1)
 
     reports = {}
     for split in ("train", "heldout"):

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minildm import data, judge, weights
-from minildm.recipes import circumstances, run_file
+from minildm import data, judge
+from minildm.recipes import RUNS, Job
 from minildm.tensors import expand, seeded
-from minildm.training import train as run
+from minildm.training import train
 from minildm.unet import UNet
 
 STEPS, BATCH, LR = 5000, 16, 2e-3
@@ -66,20 +66,17 @@ def evaluate(model: nn.Module, n: int = 2000, seed: int = TEST_SEED) -> dict[str
     return {"found": hits / total, "invented": extra / total, "perfect": perfect / n}
 
 
-def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
+def run(
+    out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True, runs: Path = RUNS
+) -> Path:
     """Train the judge, measure it on scenes of another seed, write the checkpoint; returns its path."""
-    model, checkpoint = network(seed), run_file("scenes-judge", resume)
-    history = run(
-        model, batch, loss, steps=steps or STEPS, batch_size=BATCH, lr=LR, ema=0.995, seed=seed, checkpoint=checkpoint
-    )
-    result = evaluate(model)
-    print("2,000 fresh scenes: " + ", ".join(f"{name} {value:.4f}" for name, value in result.items()))
-    record = dict(recipe="scenes-judge", data=f"scenes, seed {TRAIN_SEED}, all splits, {SIZE}×{SIZE}", seed=seed)
+    model, job = network(seed), Job("scenes-judge", out, seed, resume, runs)
+    settings = dict(steps=steps or STEPS, batch_size=BATCH, lr=LR, ema=0.995, seed=seed)
+    history = train(model, batch, loss, **settings, checkpoint=job.checkpoint())
+    result = job.say("2,000 fresh scenes", evaluate(model))
+    record = dict(data=f"scenes, seed {TRAIN_SEED}, all splits, {SIZE}×{SIZE}", fresh_scenes=result)
     record["vocabulary"] = list(data.VOCABULARY)  # what the classes mean: the judge compares it when it is loaded
-    record |= dict(steps=history.step, minutes=history.seconds / 60, fresh_scenes=result, **circumstances())
-    path = weights.save(out or "scenes-judge", model, dtype=torch.float16, **record)
-    checkpoint.unlink(missing_ok=True)
-    return path
+    return job.finish(model, history, **record)
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:

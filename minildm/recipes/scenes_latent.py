@@ -4,7 +4,7 @@ from pathlib import Path
 
 from minildm import weights
 from minildm.denoiser import Denoiser
-from minildm.recipes import _labelled as labelled
+from minildm.recipes import RUNS, Job, labelled
 from minildm.tensors import seeded
 
 STEPS = 6300
@@ -17,8 +17,11 @@ def network(seed: int = 0) -> Denoiser:
         return Denoiser(4, 4, channels=(32, 64, 128), attention=(1, 2), num_classes=classes, groups=8)
 
 
-def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
+def run(
+    out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True, runs: Path = RUNS
+) -> Path:
     """Train it, look at its samples on the way, write the checkpoint; returns its path."""
     pictures, labels = labelled.scenes()
     space = labelled.Latents(pictures, weights.load("vae-pocket"))
-    return labelled.learn("scenes-latent", network(seed), space, labels, steps or STEPS, out, seed, resume)
+    job = Job("scenes-latent", out, seed, resume, runs)
+    return labelled.train_arm(job, network(seed), space, labels, steps or STEPS)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from minildm.denoiser import Denoiser
-from minildm.recipes import _labelled as labelled
+from minildm.recipes import RUNS, Job, labelled
 from minildm.tensors import seeded
 
 STEPS = 1300  # take about as long as those of scenes-latent
@@ -16,8 +16,11 @@ def network(seed: int = 0) -> Denoiser:
         return Denoiser(3, 3, channels=(16, 32, 64, 128), attention=(3,), num_classes=classes, groups=8)
 
 
-def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
+def run(
+    out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True, runs: Path = RUNS
+) -> Path:
     """Train it, look at its samples on the way, write the checkpoint; returns its path."""
     pictures, labels = labelled.scenes()
     space = labelled.Pixels(pictures)
-    return labelled.learn("scenes-pixel", network(seed), space, labels, steps or STEPS, out, seed, resume)
+    job = Job("scenes-pixel", out, seed, resume, runs)
+    return labelled.train_arm(job, network(seed), space, labels, steps or STEPS)

@@ -15,11 +15,11 @@ from torch import Tensor
 from minildm import data, weights
 from minildm.data.families import FAMILIES, family, meaning
 from minildm.data.scenes import paint
-from minildm.recipes import circumstances, run_file
-from minildm.recipes._probe import probe
+from minildm.recipes import RUNS, Job
+from minildm.recipes.probe import probe
 from minildm.tensors import seeded
 from minildm.text import CLIP, ImageEncoder, TextEncoder, Tokenizer, contrastive_loss, train_tokenizer
-from minildm.training import train as run
+from minildm.training import train
 
 STEPS, BATCH, LR = 4000, 128, 1e-3
 VOCABULARY, DIM, DEPTH, HEADS, LENGTH = 2048, 160, 3, 5, 32
@@ -142,21 +142,19 @@ def evaluate(model: CLIP, tokens: Tokenizer, n: int = 100) -> dict[str, dict]:
     }
 
 
-def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
+def run(
+    out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True, runs: Path = RUNS
+) -> Path:
     """Train tokenizer and text encoder, measure them, write the checkpoint and the tokenizer beside it."""
-    tokens, checkpoint = tokenizer(), run_file("text-pocket", resume)
+    tokens, job = tokenizer(), Job("text-pocket", out, seed, resume, runs)
     model = network(seed, len(tokens))
-    history = run(
-        model, partial(batch, tokens=tokens), loss, steps=steps or STEPS, batch_size=BATCH, lr=LR, seed=seed,
-        checkpoint=checkpoint,
-    )  # fmt: skip
+    settings = dict(steps=steps or STEPS, batch_size=BATCH, lr=LR, seed=seed)
+    history = train(model, partial(batch, tokens=tokens), loss, **settings, checkpoint=job.checkpoint())
     result = evaluate(model, tokens)
     print(result)
-    record = dict(recipe="text-pocket", data=f"scenes, families of seed {seed}, and openmoji, train, {SIZE}×{SIZE}")
-    record |= dict(seed=seed, steps=history.step, minutes=history.seconds / 60, **circumstances(), measured=result)
-    path = weights.save(out or "text-pocket", model.text_encoder, dtype=torch.float16, **record)
+    source = f"scenes, families of seed {seed}, and openmoji, train, {SIZE}×{SIZE}"
+    path = job.finish(model.text_encoder, history, data=source, measured=result)
     tokens.save(path.with_suffix(".json"))
-    checkpoint.unlink(missing_ok=True)
     return path
 
 

@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minildm import data, metrics, weights
+from minildm import data, metrics
 from minildm.autoencoder import AutoencoderKL, autoencoder_loss, draw_latent
-from minildm.recipes import circumstances, run_file
+from minildm.recipes import RUNS, Job
 from minildm.tensors import best_device, fast_bfloat16, seeded
-from minildm.training import History
-from minildm.training import train as run
+from minildm.training import History, train
 
 STEPS, BATCH, LR = 6_500, 16, 2e-3
 SIZE = 64
-TRAIN_SEED, TEST_SEED, STEADY_SEED = 3, 4, 11
-STEADY = 0.8  # the largest spread of noise, in latents of spread 1, that a steadied decoder learns to see through
+TRAIN_SEED, TEST_SEED, FINETUNE_SEED = 3, 4, 11
+FINETUNE_NOISE = 0.8  # the largest spread of noise, in latents of spread 1, that the decoder is finetuned on
 # Weights of the loss: of errors of pixels, the large ones count most; the latent only has to stay in bounds.
 L2, KL = 5.0, 1e-6
 SCALE = 0.18215  # the scale factor of Stable Diffusion
@@ -66,11 +65,11 @@ def fit(model: AutoencoderKL, steps: int = STEPS, seed: int = 0, **options) -> H
 
     loss = partial(autoencoder_loss, l2=L2, kl=KL)
     settings = dict(steps=steps, batch_size=BATCH, lr=LR, ema=0.995, seed=seed)
-    return run(model, batch, loss, **settings | options)
+    return train(model, batch, loss, **settings | options)
 
 
-def steady(model: AutoencoderKL, steps: int = 500, seed: int = 0, **options) -> History:
-    """Train the decoder on, on scenes whose latents are somewhat wrong, as denoisers leave them; the encoder stays.
+def finetune_decoder(model: AutoencoderKL, steps: int = 500, seed: int = 0, **options) -> History:
+    """Noise-augmented finetuning of the decoder: on latents somewhat wrong, as denoisers leave them; the encoder stays.
 
     It learns to draw the scene that was meant. Source: Zheng et al., "Diffusion Transformers with Representation
     Autoencoders" (2025), noise-augmented decoding.
@@ -79,9 +78,9 @@ def steady(model: AutoencoderKL, steps: int = 500, seed: int = 0, **options) -> 
 
     def batch(generator: torch.Generator, n: int) -> dict[str, Tensor]:
         start = int(torch.randint(2**40, (), generator=generator))
-        x = signed(scenes(n, STEADY_SEED, "train", start))
+        x = signed(scenes(n, FINETUNE_SEED, "train", start))
         eps = torch.randn(n, *shape, generator=generator)
-        return {"x": x, "error": STEADY * torch.rand(n, 1, 1, 1, generator=generator) * eps}
+        return {"x": x, "error": FINETUNE_NOISE * torch.rand(n, 1, 1, 1, generator=generator) * eps}
 
     def loss(model: AutoencoderKL, tensors: dict[str, Tensor]) -> Tensor:
         with torch.no_grad():
@@ -89,13 +88,13 @@ def steady(model: AutoencoderKL, steps: int = 500, seed: int = 0, **options) -> 
         difference = model.decode(model.unscale(z + tensors["error"])).float() - tensors["x"]
         return difference.abs().mean() + L2 * difference.square().mean()
 
-    told = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(("decoder.", "post_quant.")))
     settings = dict(steps=steps, batch_size=BATCH, lr=1e-3, ema=0.99, seed=seed, bfloat16=fast_bfloat16(best_device()))
-    history = run(model, batch, loss, **settings | options)
+    history = train(model, batch, loss, **settings | options)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(told[name])
+        parameter.requires_grad_(before[name])
     return history
 
 
@@ -126,8 +125,8 @@ def scale(model: AutoencoderKL, n: int = 2000) -> float:
 
 
 @torch.no_grad()
-def stretch(model: AutoencoderKL, by: float) -> None:
-    """Latents `by` times as large, and a decoder that takes them so: the same autoencoder in another unit.
+def rescale_latents(model: AutoencoderKL, by: float) -> None:
+    """Rescale the latents `by` so many times, and let the decoder take them so: the same autoencoder in another unit.
 
     Nothing in training says how large latents should be (here they came out with a standard deviation of about 2).
     """
@@ -138,17 +137,14 @@ def stretch(model: AutoencoderKL, by: float) -> None:
     model.post_quant.weight /= by
 
 
-def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
+def run(
+    out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True, runs: Path = RUNS
+) -> Path:
     """Train the autoencoder, measure it and its scale factor, write the checkpoint; returns its path."""
-    model, checkpoint = network(seed), run_file("vae-pocket", resume)
-    history = fit(model, steps or STEPS, seed, checkpoint=checkpoint)
+    model, job = network(seed), Job("vae-pocket", out, seed, resume, runs)
+    history = fit(model, steps or STEPS, seed, checkpoint=job.checkpoint())
     # In Stable Diffusion's unit: far enough from 1 that a latent that was not scaled is noticed.
-    stretch(model, scale(model) / SCALE)
+    rescale_latents(model, scale(model) / SCALE)
     scale(model)
-    result = evaluate(model)
-    print(", ".join(f"{name} {value:.3f}" for name, value in result.items()))
-    record = dict(recipe="vae-pocket", data=f"scenes, seed {TRAIN_SEED}, and openmoji, train, {SIZE}×{SIZE}", seed=seed)
-    record |= dict(steps=history.step, minutes=history.seconds / 60, heldout=result, **circumstances())
-    path = weights.save(out or "vae-pocket", model, dtype=torch.float16, **record)
-    checkpoint.unlink(missing_ok=True)
-    return path
+    source = f"scenes, seed {TRAIN_SEED}, and openmoji, train, {SIZE}×{SIZE}"
+    return job.finish(model, history, data=source, heldout=job.say("held out", evaluate(model)))

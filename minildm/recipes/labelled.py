@@ -11,20 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minildm import data, judge, metrics, samplers, weights
+from minildm import data, judge, metrics, samplers
 from minildm.autoencoder import AutoencoderKL
 from minildm.data.prompts import HELD_OUT_SHAPES
 from minildm.denoiser import Denoiser
 from minildm.losses import denoising_loss, draw_noise
-from minildm.recipes import circumstances, run_file
+from minildm.recipes import Job
 from minildm.recipes.vae_pocket import SIZE, signed
 from minildm.schedule import NoiseSchedule
-from minildm.training import History
-from minildm.training import train as run
+from minildm.training import History, train
 
 BATCH, LR, PREDICTS = 32, 1e-3, "v"
 PICTURES, TRAIN_SEED, TEST_SEED = 10_000, 5, 6
-UNLABELLED = 0.1  # of a batch, so that the denoiser can also draw without a label
+UNCONDITIONAL_RATE = 0.1  # how often a label is dropped, so that the denoiser can also draw without one
 TASKS = ("one object", "colour")
 LABELS = [i for i, name in enumerate(data.VOCABULARY) if name not in HELD_OUT_SHAPES]  # those that training shows
 
@@ -95,14 +94,14 @@ def fit(model: Denoiser, space: Space, labels: Tensor, steps: int, seed: int = 0
 
     def batch(generator: torch.Generator, n: int) -> dict[str, Tensor]:
         at = torch.randint(len(labels), (n,), generator=generator)
-        without = torch.rand(n, generator=generator) < UNLABELLED
+        without = torch.rand(n, generator=generator) < UNCONDITIONAL_RATE
         y = labels[at].masked_fill(without, model.null_class)
         return draw_noise(space.take(at, generator), noise, generator) | {"y": y}
 
     def loss(model, batch):
         return denoising_loss(model, batch, noise, PREDICTS)
 
-    return run(model, batch, loss, **dict(steps=steps, batch_size=BATCH, lr=LR, seed=seed) | options)
+    return train(model, batch, loss, **dict(steps=steps, batch_size=BATCH, lr=LR, seed=seed) | options)
 
 
 @torch.no_grad()
@@ -138,22 +137,14 @@ def quality(model: Denoiser, space: Space, each: int = 2, seed: int = 0) -> dict
     return {"recognised": share, "kernel": found.kernel, "floor": found.kernel_floor}
 
 
-def learn(
-    name: str, model: Denoiser, space: Space, labels: Tensor, steps: int, out: Path | None, seed: int, resume: bool
-) -> Path:
-    """Train one arm, looking at its samples eight times on the way; write the checkpoint; returns its path."""
-    checkpoint = run_file(name, resume)
+def train_arm(job: Job, model: Denoiser, space: Space, labels: Tensor, steps: int) -> Path:
+    """Train one arm, measuring its samples eight times on the way; write the weights; returns their path."""
 
     def validate(model):
-        found = quality(model, space)
-        print(f"{name}: " + ", ".join(f"{what} {value:.3f}" for what, value in found.items()), flush=True)
-        return found
+        return job.say(job.name, quality(model, space))
 
-    looks = dict(validate=validate, validate_every=max(1, steps // 8))
-    history = fit(model, space, labels, steps, seed, checkpoint=checkpoint, **looks)
-    record = dict(recipe=name, data=f"{len(labels)} scenes of one object, seed {TRAIN_SEED}", predicts=PREDICTS)
-    record |= dict(schedule="cosine", seed=seed, steps=history.step, batch=BATCH, minutes=history.seconds / 60)
-    record |= dict(quality=history.validation, final=quality(model, space, each=8, seed=1), **circumstances())
-    path = weights.save(out or name, model, dtype=torch.float16, **record)
-    checkpoint.unlink(missing_ok=True)
-    return path
+    validation = dict(validate=validate, validate_every=max(1, steps // 8))
+    history = fit(model, space, labels, steps, job.seed, checkpoint=job.checkpoint(), **validation)
+    record = dict(data=f"{len(labels)} scenes of one object, seed {TRAIN_SEED}", predicts=PREDICTS, schedule="cosine")
+    record |= dict(batch=BATCH, quality=history.validation, final=quality(model, space, each=8, seed=1))
+    return job.finish(model, history, **record)

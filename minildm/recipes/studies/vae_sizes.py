@@ -5,10 +5,9 @@ from pathlib import Path
 
 import torch
 
-from minildm import data, weights
+from minildm import data
 from minildm.denoiser import Denoiser
-from minildm.recipes import RUNS, kept, vae_pocket
-from minildm.recipes import _labelled as labelled
+from minildm.recipes import RUNS, amend, labelled, measured_once, vae_pocket
 from minildm.tensors import seeded
 
 STEPS = 800  # of each autoencoder
@@ -21,8 +20,8 @@ SIZES = {
 }
 
 
-def row(name: str, seed: int = 0, steps: int | None = None, resume: bool = True) -> dict:
-    """What one shape gives, kept as `recipes.kept` keeps it.
+def row(name: str, seed: int = 0, steps: int | None = None, resume: bool = True, runs: Path = RUNS) -> dict:
+    """What one shape gives, measured once (see `recipes.measured_once`).
 
     scenes_psnr, openmoji_psnr, ...: as `vae_pocket.evaluate` measures them.
     recognised, kernel, floor: of pictures of one object, as in lesson 07, by a denoiser trained for a few minutes.
@@ -45,14 +44,14 @@ def row(name: str, seed: int = 0, steps: int | None = None, resume: bool = True)
         found |= {"denoiser_mflop": _megaflops(denoiser, space.shape)}
         return found | vae_pocket.evaluate(vae) | labelled.quality(denoiser, space, each=4)
 
-    return kept(RUNS / "vae-sizes" / f"{name.replace(' ', '')}-{seed}-{vae_steps}.json", measure, resume)
+    return measured_once(Path(runs) / "vae-sizes" / f"{name.replace(' ', '')}-{seed}-{vae_steps}.json", measure, resume)
 
 
-def train(out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True) -> Path:
+def run(
+    out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True, runs: Path = RUNS
+) -> Path:
     """Measure each shape, and write the table into the record of `vae-pocket`."""
-    rows = [row(name, seed, steps, resume) for name in SIZES]
-    model, record = weights.load("vae-pocket"), weights.record("vae-pocket")
-    return weights.save(out or "vae-pocket", model, dtype=torch.float16, **record | {"sizes": rows})
+    return amend("vae-pocket", out, sizes=[row(name, seed, steps, resume, runs) for name in SIZES])
 
 
 @torch.no_grad()

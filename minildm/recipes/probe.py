@@ -17,7 +17,7 @@ from minildm.data.families import OPPOSITE
 from minildm.data.prompts import draw_prompt
 from minildm.tensors import seeded
 from minildm.text import TextEncoder, Tokenizer
-from minildm.training import train as run
+from minildm.training import train
 
 COUNTS = 4
 NOBODY = -100  # no answer: such a caption is left out of that question's loss
@@ -100,7 +100,7 @@ def probe(
         at = torch.randint(len(seen["context"]), (b,), generator=generator)
         return {name: tensor[at] for name, tensor in seen.items()}
 
-    run(reader, batch, reading_loss, steps=steps, batch_size=256, lr=3e-3, ema=None, seed=seed, progress=False)
+    train(reader, batch, reading_loss, steps=steps, batch_size=256, lr=3e-3, ema=None, seed=seed, progress=False)
     unseen = {
         language: asked(encoder, tokens, max(60, n // 6), seed + 1, "heldout", language) for language in data.LANGUAGES
     }
