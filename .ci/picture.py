@@ -48,7 +48,7 @@ keep(figure, "one_u.png")
 
 x_T = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 denoiser, schedule, dice = weights.load("openmoji-32"), openmoji_32.schedule(), torch.Generator().manual_seed(1)
-steps = list(samplers.ddpm(denoiser, schedule, x_T, 50, predicts=openmoji_32.PREDICTS, generator=dice, clip=1))
+steps = list(samplers.ddpm(denoiser, schedule, x_T, 50, generator=dice, clip=1))
 keep(viz.filmstrip(steps, 10, sample=8, size=1.1), "denoise.png")
 
 pipe = LatentDiffusion.from_pretrained("pocket")

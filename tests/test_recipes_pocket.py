@@ -365,6 +365,6 @@ def test_the_pocket_model_fits_its_budget_and_diffusers(tmp_path):
     unet = pocket.network(vae.latent_channels, encoder.dim)
     assert sum(map(count_parameters, (vae, encoder, unet))) * 2 <= 40e6
     encoder = text_pocket.network(0, len(tokens)).text_encoder
-    how = dict(predicts=pocket.PREDICTS, size=pocket.SIZE, sees_padding=True)
+    how = dict(size=pocket.SIZE, sees_padding=True)
     pipe = LatentDiffusion(unet, vae, pocket.schedule(), encoder, tokens, **how)
     assert (stable_diffusion.save(pipe, tmp_path / "diffusers") / "model_index.json").is_file()

@@ -4,6 +4,7 @@ Data, labels, schedule, loss, batch, learning rate and seeds are the same for al
 on: x_0 of pictures for training, and pictures of its samples.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from minildm.recipes.vae_pocket import SIZE, signed
 from minildm.schedule import NoiseSchedule
 from minildm.training import History, train
 
-BATCH, LR, PREDICTS = 32, 1e-3, "v"
+BATCH, LR = 32, 1e-3
 PICTURES, TRAIN_SEED, TEST_SEED = 10_000, 5, 6
 UNCONDITIONAL_RATE = 0.1  # how often a label is dropped, so that the denoiser can also draw without one
 TASKS = ("one object", "colour")
@@ -29,8 +30,8 @@ LABELS = [i for i, name in enumerate(data.VOCABULARY) if name not in HELD_OUT_SH
 
 
 def schedule() -> NoiseSchedule:
-    """The schedule of all arms."""
-    return NoiseSchedule.cosine()
+    """The noise schedule of all arms, which predict v."""
+    return NoiseSchedule.cosine().predicting("v")
 
 
 def scenes(n: int = PICTURES, seed: int = TRAIN_SEED) -> tuple[Tensor, Tensor]:
@@ -99,7 +100,7 @@ def fit(model: Denoiser, space: Space, labels: Tensor, steps: int, seed: int = 0
         return draw_noise(space.take(at, generator), noise, generator) | {"y": y}
 
     def loss(model, batch):
-        return denoising_loss(model, batch, noise, PREDICTS)
+        return denoising_loss(model, batch, noise)
 
     return train(model, batch, loss, **dict(steps=steps, batch_size=BATCH, lr=LR, seed=seed) | options)
 
@@ -110,8 +111,7 @@ def draw(model: Denoiser, space: Space, labels: Tensor, steps: int = 25, seed: i
     x_T = torch.randn(len(labels), *space.shape, generator=torch.Generator().manual_seed(seed))
     drawn = []
     for part, y in zip(x_T.split(64), labels.split(64), strict=True):
-        told = lambda x_t, t, y=y: model(x_t, t, y=y)  # noqa: E731
-        way = samplers.ddim(told, schedule(), part, steps, predicts=PREDICTS, clip=space.clip)
+        way = samplers.ddim(partial(model, y=y), schedule(), part, steps, clip=space.clip)
         drawn.append(space.pictures(list(way)[-1].x_t))
     return torch.cat(drawn)
 
@@ -145,6 +145,6 @@ def train_arm(job: Job, model: Denoiser, space: Space, labels: Tensor, steps: in
 
     validation = dict(validate=validate, validate_every=max(1, steps // 8))
     history = fit(model, space, labels, steps, job.seed, checkpoint=job.checkpoint(), **validation)
-    record = dict(data=f"{len(labels)} scenes of one object, seed {TRAIN_SEED}", predicts=PREDICTS, schedule="cosine")
+    record = dict(data=f"{len(labels)} scenes of one object, seed {TRAIN_SEED}", predicts="v", schedule="cosine")
     record |= dict(batch=BATCH, quality=history.validation, final=quality(model, space, each=8, seed=1))
     return job.finish(model, history, **record)

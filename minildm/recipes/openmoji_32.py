@@ -15,18 +15,18 @@ from minildm.tensors import seeded
 from minildm.training import History, train
 
 STEPS, BATCH, LR = 12_000, 32, 1e-3
-SIZE, PREDICTS = 32, "v"
+SIZE = 32
 
 
 def network(seed: int = 0) -> Denoiser:
     """The untrained denoiser: lesson 01's U, told the time, with attention where the map has 8×8 and 4×4 pixels."""
     with seeded(seed):
-        return Denoiser(3, 3, channels=(32, 64, 128, 128), attention=(2, 3))
+        return Denoiser(3, 3, channels=(32, 64, 128, 128), attention=(2, 3), schedule=schedule())
 
 
 def schedule() -> NoiseSchedule:
-    """The schedule it is trained with."""
-    return NoiseSchedule.cosine()
+    """The noise schedule it is trained with, to predict v."""
+    return NoiseSchedule.cosine().predicting("v")
 
 
 def pictures(split: str = "train") -> Tensor:
@@ -45,7 +45,7 @@ def fit(model: Denoiser, x: Tensor, steps: int = STEPS, seed: int = 0, **options
         return draw_noise(x[torch.randint(len(x), (n,), generator=generator)], noise, generator)
 
     def loss(model, batch):
-        return denoising_loss(model, batch, noise, PREDICTS)
+        return denoising_loss(model, batch, noise)
 
     settings = dict(steps=steps, batch_size=BATCH, lr=LR, seed=seed)
     return train(model, batch, loss, **settings | options)
@@ -56,13 +56,13 @@ def error(model: Denoiser, x: Tensor, seed: int = 0) -> float:
     """The mean squared error of v on pictures x, each at 20 timesteps drawn from the seed."""
     noise, generator = schedule(), torch.Generator().manual_seed(seed)
     batches = (draw_noise(x, noise, generator) for _ in range(20))
-    return float(torch.cat([denoising_error(model, batch, noise, PREDICTS) for batch in batches]).mean())
+    return float(torch.cat([denoising_error(model, batch, noise) for batch in batches]).mean())
 
 
 def draw(model: Denoiser, n: int, steps: int = 25, seed: int = 0) -> Tensor:
     """n pictures from noise, (n, 3, 32, 32) in [-1, 1]."""
     noise, x_T = schedule(), torch.randn(n, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
-    parts = (samplers.ddim(model, noise, part, steps, predicts=PREDICTS, clip=1) for part in x_T.split(64))
+    parts = (samplers.ddim(model, noise, part, steps, clip=1) for part in x_T.split(64))
     return torch.cat([list(part)[-1].x_t for part in parts])
 
 
@@ -92,5 +92,5 @@ def run(
     """Train the denoiser, measure it, write the checkpoint; returns its path."""
     model, job = network(seed), Job("openmoji-32", out, seed, resume, runs)
     history = fit(model, pictures(), steps or STEPS, seed, checkpoint=job.checkpoint())
-    record = dict(data=f"openmoji {SIZE}×{SIZE}, train, one skin tone", predicts=PREDICTS, schedule="cosine")
+    record = dict(data=f"openmoji {SIZE}×{SIZE}, train, one skin tone", predicts="v", schedule="cosine")
     return job.finish(model, history, **record, measured=job.say("measured", evaluate(model)))

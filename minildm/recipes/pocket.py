@@ -23,7 +23,7 @@ from minildm.data import sprites
 from minildm.data._cache import cached
 from minildm.data.scenes import CONTENT
 from minildm.denoiser import Denoiser
-from minildm.losses import denoising_error, denoising_loss, draw_noise
+from minildm.losses import denoising_error, denoising_loss, draw_noise, spread_timesteps
 from minildm.pipeline import LatentDiffusion
 from minildm.recipes import RUNS, Job, first_process, text_pocket, vae_pocket
 from minildm.schedule import NoiseSchedule
@@ -32,7 +32,7 @@ from minildm.text import TextEncoder, Tokenizer
 from minildm.training import History, train
 
 BATCH, LR = 128, 1.2e-3
-SIZE, WIDTH, PREDICTS, GUIDANCE = 64, 64, "v", 3.0
+SIZE, WIDTH, GUIDANCE = 64, 64, 3.0
 SCENES, UNSEEN = 10_000, 500  # for each share of a task, to learn from; and of each task, to measure on
 UNCONDITIONAL_RATE = 0.1  # how often a caption is dropped, so that the U-Net can also draw without one, for guidance
 TRAIN_SEED, TEST_SEED = 7, 8
@@ -48,7 +48,9 @@ def network(latent_channels: int, context_dim: int, seed: int = 0, **config) -> 
     """The untrained U-Net: on maps of 16×16, 8×8 and 4×4, the last two read the words; other sizes by `config`."""
     pocket = dict(blocks_per_level=1, attention=(1, 2), heads=4, **widths(WIDTH))
     with seeded(seed):
-        return Denoiser(latent_channels, latent_channels, context_dim=context_dim, **pocket | config)
+        return Denoiser(
+            latent_channels, latent_channels, context_dim=context_dim, schedule=schedule(), **pocket | config
+        )
 
 
 def widths(width: int) -> dict[str, object]:
@@ -57,8 +59,8 @@ def widths(width: int) -> dict[str, object]:
 
 
 def schedule() -> NoiseSchedule:
-    """The schedule it is trained with."""
-    return NoiseSchedule.cosine()
+    """The noise schedule it is trained with, to predict v."""
+    return NoiseSchedule.cosine().predicting("v")
 
 
 class Latents(NamedTuple):
@@ -139,10 +141,7 @@ class Batches:
             captions = scenes.captions[data.LANGUAGES[int(language[i] * len(data.LANGUAGES))]]
             texts.append(captions[at] if kept[i] >= self.unconditional_rate else "")
         noised = draw_noise(torch.stack(z).float(), self.schedule, generator)
-        # Timesteps spread evenly over each batch: the gradient is steadier. Source: Kingma et al., "Variational
-        # Diffusion Models" (2021), appendix I.1.
-        spread = torch.randperm(n, generator=generator) + torch.rand(n, generator=generator, dtype=torch.float64)
-        t = (spread / n * len(self.schedule)).long()
+        t = spread_timesteps(n, self.schedule, generator)
         return noised | {"t": t, "ids": self.tokenizer(texts)[0]}
 
 
@@ -154,13 +153,14 @@ class TextConditionedLoss:
 
     def __init__(self, encoder: TextEncoder, loss=denoising_loss, **options):
         self.encoder, self.loss = encoder.eval().requires_grad_(False), loss
-        self.options = dict(schedule=schedule(), predicts=PREDICTS) | options
+        self.options = options
 
     def __call__(self, model: Denoiser, tensors: dict[str, Tensor]) -> Tensor:
         ids, back = tensors["ids"].unique(dim=0, return_inverse=True)
         # Padding included: the picture sees it, as in Stable Diffusion.
         context = self.encoder.to(ids.device)(ids)[back]
-        return self.loss(model, tensors | {"context": context}, **self.options)
+        rest = {name: tensor for name, tensor in tensors.items() if name != "ids"}
+        return self.loss(model, rest | {"context": context}, **self.options)
 
 
 def fit(
@@ -225,9 +225,9 @@ def run(
         how = settings | dict(checkpoint=checkpoints[number], validate=validate, validate_every=1650)
         histories.append(fit(model, seen, encoder, steps or length, seed + number, **how))
     captions = [text for some in scenes.values() for said in some.captions.values() for text in said]
-    how = dict(predicts=PREDICTS, size=size, guidance=GUIDANCE, sees_padding=True, words=captions)
+    how = dict(size=size, guidance=GUIDANCE, sees_padding=True, words=captions)
     vae_pocket.finetune_decoder(vae)  # the encoder, and so what the U-Net learned from, stays
-    pipe = LatentDiffusion(model, vae, schedule(), encoder, tokenizer, **how)
+    pipe = LatentDiffusion(model, vae, None, encoder, tokenizer, **how)
     rounds = [dict(steps=done.step, shares=shares) for done, (_, shares) in zip(histories, ROUNDS, strict=True)]
     record = job.record(*histories) | dict(data=f"scenes, seed {TRAIN_SEED}, train, {size}×{size}", rounds=rounds)
     record |= dict(scenes=SCENES * sum(SHARES.values()), unconditional_rate=UNCONDITIONAL_RATE)

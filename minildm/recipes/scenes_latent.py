@@ -14,7 +14,9 @@ def network(seed: int = 0) -> Denoiser:
     """The untrained denoiser: three levels, two of which attend, at 8×8 and 4×4."""
     with seeded(seed):
         classes = len(labelled.data.VOCABULARY)
-        return Denoiser(4, 4, channels=(32, 64, 128), attention=(1, 2), num_classes=classes, groups=8)
+        return Denoiser(
+            4, 4, channels=(32, 64, 128), attention=(1, 2), num_classes=classes, groups=8, schedule=labelled.schedule()
+        )
 
 
 def run(

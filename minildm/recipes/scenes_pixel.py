@@ -13,7 +13,15 @@ def network(seed: int = 0) -> Denoiser:
     """The untrained denoiser: four levels, the last of which attends, at 8×8; about as many parameters as the other."""
     with seeded(seed):
         classes = len(labelled.data.VOCABULARY)
-        return Denoiser(3, 3, channels=(16, 32, 64, 128), attention=(3,), num_classes=classes, groups=8)
+        return Denoiser(
+            3,
+            3,
+            channels=(16, 32, 64, 128),
+            attention=(3,),
+            num_classes=classes,
+            groups=8,
+            schedule=labelled.schedule(),
+        )
 
 
 def run(

@@ -37,7 +37,8 @@ def row(name: str, seed: int = 0, steps: int | None = None, resume: bool = True,
         space = labelled.Latents(pictures, vae)
         with seeded(seed):
             c, classes = vae.latent_channels, len(data.VOCABULARY)
-            denoiser = Denoiser(c, c, channels=channels, attention=attention, num_classes=classes, groups=8)
+            shape = dict(channels=channels, attention=attention, num_classes=classes, groups=8)
+            denoiser = Denoiser(c, c, **shape, schedule=labelled.schedule())
         labelled.fit(denoiser, space, labels, denoiser_steps, seed)
         found = {"name": name, "f": vae.multiple, "channels": c, "numbers": math.prod(space.shape)}
         found |= {"steps": vae_steps, "denoiser_steps": denoiser_steps}
