@@ -102,7 +102,7 @@ def count_parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def peak_memory(run: Callable[..., object], *inputs) -> int:
+def peak_memory(run: Callable[..., object], *inputs: object) -> int:
     """The most bytes that tensors made by `run(*inputs)` take at the same time, on any device.
 
     Counts what torch's operations return, not what a kernel holds inside, nor what was there before.
@@ -136,7 +136,7 @@ def _storages(tree):
 
 
 @contextmanager
-def seeded(seed: int):
+def seeded(seed: int) -> Iterator[None]:
     """Inside, torch draws from `seed`, as when a network is built; afterwards its global stream is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +30,11 @@ CLASSES = {
     "TextEncoder": "minildm.text",
 }  # class -> the module that defines it: all that a file may ask for
 
+# The other files of this package -> what opens them.
+_OPENED_BY = {
+    "minildm pipeline": "minildm.LatentDiffusion.from_pretrained opens it",
+    "minildm training": "minildm.training.restore fills a module from it",
+}
 # What was put into a module from outside, told by the names of its tensors -> how to take it out again.
 _ADDED = {
     r"\.lora_|\.base_layer\.|\.modules_to_save\.": "adapters of PEFT: write them with peft.get_peft_model_state_dict, "
@@ -42,7 +48,7 @@ _ADDED = {
 }
 
 
-def save(name_or_path: str | Path, module: nn.Module, *, dtype: torch.dtype = torch.float32, **record) -> Path:
+def save(name_or_path: str | Path, module: nn.Module, *, dtype: torch.dtype = torch.float32, **record: object) -> Path:
     """Write a module's weights, its configuration and a record of how it was made; returns the path.
 
     name_or_path: a shipped name such as "nuclei" (written to minildm/weights/), or a path ending in .safetensors.
@@ -119,21 +125,27 @@ def unpack(tensors: dict[str, Tensor], metadata: dict[str, str], source: str | P
     name = metadata.get("class")
     if name not in CLASSES:
         raise ValueError(f"{source}: its class {name!r} is none of {', '.join(CLASSES)}; update minildm")
-    config = json.loads(metadata["config"])
+    try:
+        config, schedule = (json.loads(metadata.get(key, "null")) for key in ("config", "schedule"))
+    except ValueError as error:
+        raise ValueError(f"{source} is damaged: it describes its {name} by what is no JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{source} is damaged: expected the arguments of its {name}, found {config!r}")
     try:
         with torch.random.fork_rng(devices=[]), defaults("cpu"):  # the random start is overwritten
             module = _class(name)(**config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: this minildm cannot build {name}(**{config}): {error}; update minildm") from error
     storage.fill(storage.state(module), tensors, source)
-    if "schedule" in metadata:
-        module.schedule = NoiseSchedule.from_config(json.loads(metadata["schedule"]))
+    if schedule is not None:
+        with defaults("cpu"):
+            module.schedule = NoiseSchedule.from_config(schedule)
     return module.eval()
 
 
 def record(name_or_path: str | Path) -> dict:
     """How a file was made: what `save` was told, with the versions of minildm and torch. Reads no tensor."""
-    return json.loads(_metadata(name_or_path)["record"])
+    return json.loads(_metadata(name_or_path).get("record", "{}"))
 
 
 def checksum(name_or_path: str | Path) -> str:
@@ -190,10 +202,11 @@ def _remedy(path: Path) -> Iterator[None]:
 def _checked(path: Path, metadata: dict[str, str]) -> dict[str, str]:
     found = metadata.get("format", "none")
     if found != f"minildm weights {FORMAT}":
-        raise ValueError(
-            f"{path}: expected the format 'minildm weights {FORMAT}', found {found!r}; "
-            "write the file with minildm.weights.save, or update minildm if the file is newer"
+        kind = " ".join(found.split()[:2])
+        remedy = _OPENED_BY.get(
+            kind, "write the file with minildm.weights.save, or update minildm if the file is newer"
         )
+        raise ValueError(f"{path}: expected the format 'minildm weights {FORMAT}', found {found!r}; {remedy}")
     return metadata
 
 
@@ -209,9 +222,16 @@ def _added(module: nn.Module) -> Iterator[str]:
             yield f"{what} (found {found})"
 
 
+def _plain(value: object) -> object:
+    """A number of numpy's as one of Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
 def _json(value: object, what: str) -> str:
     try:
-        return json.dumps(value, allow_nan=False)
+        return json.dumps(value, allow_nan=False, default=_plain)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what} must hold only what JSON can (numbers, text, lists, dicts): {error}") from error
 

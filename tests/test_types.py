@@ -29,8 +29,6 @@ EXEMPT = {
     "recipes/openmoji_32.py",
     "recipes/pocket.py",
     "recipes/vae_pocket.py",
-    "tensors.py",
-    "text/_files.py",
     "text/tokenizer.py",
     "training/_device.py",
     "training/_state.py",
@@ -39,7 +37,6 @@ EXEMPT = {
     "viz/_map.py",
     "viz/_prompt.py",
     "viz/_time.py",
-    "weights.py",
 }
 
 

@@ -7,6 +7,7 @@ import random
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -15,6 +16,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from minildm import storage, weights
+from minildm.denoiser import Denoiser
+from minildm.schedule import NoiseSchedule
 from minildm.unet import UNet, residual_block
 
 MADE = {"recipe": "nuclei", "seed": 7, "dice": [0.93, 0.94], "machine": "two CPU cores"}
@@ -172,6 +175,33 @@ def test_other_files(file, tmp_path):
         weights.record(tmp_path / "page.safetensors")
     with pytest.raises(ValueError, match="expected the format 'minildm weights 1', found 'minildm weights 2'.*update"):
         weights.load(rewrite(file, format="minildm weights 2"))
+
+
+def test_what_other_files_are_opened_by(file, tmp_path):
+    for kind, says in (
+        ("pipeline", "LatentDiffusion.from_pretrained opens it"),
+        ("training", "training.restore fills"),
+    ):
+        with pytest.raises(ValueError, match=f"'minildm {kind} 1'; .*{says}"):
+            weights.load(rewrite(file, format=f"minildm {kind} 1"))
+    tensors, metadata = storage.read(weights.save(file, unet()))
+    for key, value in (("config", "{"), ("config", "[1]"), ("schedule", "no"), ("schedule", "{}")):
+        bad = storage.write(tmp_path / "bad.safetensors", tensors, metadata | {key: value})
+        with pytest.raises(ValueError, match="bad.safetensors is damaged|expected what NoiseSchedule.config writes"):
+            weights.load(bad)
+    del metadata["config"]
+    with pytest.raises(ValueError, match="bad.safetensors is damaged: expected the arguments of its UNet, found None"):
+        weights.load(storage.write(tmp_path / "bad.safetensors", tensors, metadata))
+
+
+def test_numbers_of_numpy_in_a_record(tmp_path):
+    made = dict(dice=np.float32(0.25), steps=np.int64(7), good=np.bool_(True), many=[np.float64(0.5), (np.uint8(3),)])
+    path = weights.save(tmp_path / "u.safetensors", UNet(np.int64(2), 3, (np.int32(8), 4)), **made)
+    found = weights.record(path)
+    assert [found[key] for key in made] == [0.25, 7, True, [0.5, [3]]] and weights.load(path).config["in_channels"] == 2
+    for bad in (np.float32("nan"), np.float64("inf"), np.zeros(2), np.array(1.0)):
+        with pytest.raises(ValueError, match="the record must hold only what JSON can"):
+            weights.save(path, unet(), found=bad)
 
 
 @pytest.mark.parametrize("name", ["Unet", "Linear", "os.system", "torch.nn.Linear", "_class", ""])
@@ -344,11 +374,14 @@ def test_weights_that_are_not_finite_are_refused(value, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
 def test_the_programs_defaults_change_nothing(file, device, dtype):
     expected, checksum, module = weights.load(file), weights.checksum(file), unet()
+    schedule = NoiseSchedule.cosine(7).predicting("v")
+    with_schedule = weights.save(file.with_name("d.safetensors"), Denoiser(2, 2, (8, 4), groups=2, schedule=schedule))
     torch.set_default_dtype(dtype)
     torch.set_default_device(device)
     try:
         found = weights.load(file)
         weights.save(file, module, **MADE)
+        assert weights.load(with_schedule).schedule == schedule
         assert torch.get_default_dtype() == dtype and torch.get_default_device().type == device
     finally:
         torch.set_default_dtype(torch.float32)
