@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minildm import cli, data, geneval, stable_diffusion, viz, weights
+from minildm import cli, data, geneval, images, stable_diffusion, viz, weights
 from minildm.autoencoder import AutoencoderKL
 from minildm.cli import _painting as painting
 from minildm.denoiser import Denoiser
@@ -131,7 +131,7 @@ def test_an_old_file_stays_whole_until_the_new_one_is(folder, monkeypatch):
         ([PROMPT, "-o", "cat.bmp"], "expected a file name ending in .png, .jpg, .jpeg, .webp, .gif, got 'cat.bmp'"),
         ([PROMPT, "-o", "cat"], "expected a file name ending in"),
         ([PROMPT, "-o", "nowhere/cat.png"], "there is no folder 'nowhere' to write 'cat.png' to: make it first"),
-        ([PROMPT, "--size", "60"], "divisible by 16, as autoencoder and U-Net halve them, got 60×60: ask for 64×64"),
+        ([PROMPT, "--size", "60"], "divisible by 16, as the networks halve them, got 60×60: ask for 64×64"),
         ([PROMPT, "--sampler", "magic"], "expected sampler as one of ddpm"),
     ],
 )
@@ -244,3 +244,62 @@ def test_a_random_model_scores_like_chance(folder):
     assert data.parse(report.pictures[0].prompt).task == "colour"
     again = geneval.evaluate(pipe, language="zh", batch=1, **how)
     assert [one.seen for one in again.pictures] == [one.seen for one in report.pictures]
+
+
+@pytest.fixture(scope="module")
+def pixel_model(tmp_path_factory):
+    """A saved model of three classes in pixels, without words, in one file."""
+    with seeded(1):
+        unet = Denoiser(3, 3, (8, 8), num_classes=3, schedule=NoiseSchedule.cosine(50).predicting("v"))
+    pipe = LatentDiffusion(unet, size=16, labels=["bee", "cat", "7"], guidance=2.0)
+    return str(pipe.save_pretrained(tmp_path_factory.mktemp("pipelines") / "bees.safetensors"))
+
+
+def test_a_label_becomes_a_picture(pixel_model, here, capsys):
+    assert generate(pixel_model, "--label", "cat", "--seed", "3") == 0
+    assert capsys.readouterr().out == "written: cat-3.png (seed 3)\n"
+    pipe = LatentDiffusion.from_pretrained(pixel_model)
+    assert (pixels("cat-3.png") == np.asarray(pipe(y=1, seed=3, steps=2))).all()
+    for label, y in [("0", 0), ("7", 2)]:  # by number, unless a class has that for a name
+        assert generate(pixel_model, "--label", label, "--seed", "3", "-o", "x.png") == 0
+        assert (pixels("x.png") == np.asarray(pipe(y=y, seed=3, steps=2))).all()
+    assert generate(pixel_model, "--seed", "3", "--grid", "2", "--gif", "-o", "any.png") == 0
+    assert pixels("any.png").shape == (20, 38, 3) and Path("any.gif").is_file()
+
+
+def test_a_picture_and_a_mask_steer(pixel_model, here):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save("start.png")  # of another size
+    mask = np.zeros((16, 16), np.uint8)
+    mask[4:8, 4:8] = 255
+    Image.fromarray(mask).save("mask.png")
+    start = images.fit("start.png", 16)
+    for more, changed in [(["--strength", "0.1"], None), (["--mask", "mask.png"], mask > 0)]:
+        assert generate(pixel_model, "--label", "bee", "--seed", "3", "--image", "start.png", *more, "-o", "x.png") == 0
+        difference = np.abs(pixels("x.png").astype(int) - start[0].mul(255).round().movedim(0, -1).numpy())
+        assert difference.max() > 5
+        if changed is not None:
+            assert difference[~changed].max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--label", "be"], "no class 'be'; did you mean 'bee'"),
+        (["--label", "9"], "expected y from -1 to 2"),
+        (["a cat"], "takes no words, but a --label: bee, cat, 7"),
+        (["--mask", "mask.png"], "mask.png"),
+        (["--strength", "0.5"], "expected an image with a mask or a strength"),
+        (["--dtype", "int8"], "dtype as one of float32, float16, bfloat16"),
+        (["--image", "nothing.png"], "nothing.png"),
+    ],
+)
+def test_what_a_model_without_words_refuses(pixel_model, arguments, message, here, capsys):
+    assert generate(pixel_model, *arguments) != 0
+    assert message in capsys.readouterr().err
+
+
+def test_lower_precision_of_the_networks(pixel_model, here):
+    for dtype in ("float32", "bfloat16"):
+        assert generate(pixel_model, "--label", "cat", "--seed", "3", "--dtype", dtype, "-o", f"{dtype}.png") == 0
+    assert np.abs(pixels("float32.png").astype(int) - pixels("bfloat16.png")).max() <= 12

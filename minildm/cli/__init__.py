@@ -64,7 +64,9 @@ def _parser() -> Callable:
     typer = require("typer")
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-    Model = Annotated[str, typer.Option(help="A name that ships with minildm, or a folder with a saved pipeline.")]
+    Model = Annotated[
+        str, typer.Option(help="A name that ships with minildm, or a saved pipeline: a folder or one file.")
+    ]
     Steps = Annotated[int, typer.Option(min=1, help="How many steps from noise to picture.")]
     Guidance = Annotated[float | None, typer.Option(help="Scale of guidance, 1 = off; by default the model's own.")]
     Sampler = Annotated[str, typer.Option(help=f"One of: {', '.join(SAMPLERS)}.")]
@@ -101,10 +103,20 @@ def _parser() -> Callable:
         ] = 1,
         gif: Annotated[bool, typer.Option("--gif", help="Write the film of its becoming, too.")] = False,
         scale: Annotated[int | None, typer.Option(min=1, help="Pixels to a pixel; by default 1, in a film 4.")] = None,
+        label: Annotated[str | None, typer.Option(help="The class to draw, where the model knows classes.")] = None,
+        image: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture to start from.")] = None,
+        strength: Annotated[
+            float | None, typer.Option(help="How much of the picture may change, up to 1; by default 0.8.")
+        ] = None,
+        mask: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="What to paint anew in the picture: white, of its size.")
+        ] = None,
+        dtype: Annotated[str, typer.Option(help="Of the networks: float32, float16 or bfloat16.")] = "float32",
         interactive: Annotated[bool, typer.Option("--interactive", help="Ask for one prompt after the other.")] = False,
     ):
-        """Draw a picture from words, in English or Chinese."""
+        """Draw a picture: from words, in English or Chinese, from a label, or from another picture."""
         how = dict(steps=steps, guidance=guidance, negative_prompt=negative, sampler=sampler, size=size)
+        how |= dict(label=label, image=image, strength=strength, mask=mask, dtype=dtype)
         brush = painting.Brush(model, out, seed=seed, grid=grid, gif=gif, scale=scale, **how)
         if prompt or not interactive:
             brush.draw(prompt)

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import minildm
-from minildm import geneval, stable_diffusion, storage, viz
+from minildm import geneval, images, stable_diffusion, storage, viz
 from minildm.cli._course import recipes
-from minildm.images import to_model, to_pil, to_uint8
 from minildm.optional import require
 from minildm.pipeline import LatentDiffusion
 from minildm.tensors import best_device
@@ -27,15 +27,20 @@ from minildm.tensors import best_device
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF"}  # the last for films
 
 
-def load(model: str) -> LatentDiffusion:
-    """A pipeline by its name or folder, on the fastest device; a folder in the layout of diffusers will do as well.
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-    Raises FileNotFoundError that says what to do where there is none.
+
+def load(model: str, dtype: str = "float32") -> LatentDiffusion:
+    """A pipeline by its name, folder or file, on the fastest device; a folder in the layout of diffusers will do, too.
+
+    dtype: of the networks, one of DTYPES. Raises FileNotFoundError that says what to do where there is none.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"expected dtype as one of {', '.join(DTYPES)}, got {dtype!r}")
     if (Path(model) / "model_index.json").is_file():
-        return stable_diffusion.load(model, best_device())
+        return stable_diffusion.load(model, best_device(), DTYPES[dtype])
     try:
-        return LatentDiffusion.from_pretrained(model).to(best_device())
+        return LatentDiffusion.from_pretrained(model).to(best_device(), DTYPES[dtype])
     except FileNotFoundError as error:
         train = f"train it with `minildm train {model}`, or " if model in recipes() else ""
         raise FileNotFoundError(f"{error}; {train}name another one with --model") from error
@@ -48,25 +53,50 @@ class Brush:
     out: the file, by its ending a picture or the film of its becoming; None: named after the prompt and the seed.
     seed: of the first picture, None for any; each further picture has the next one.
     grid: how many pictures stand in one.  gif: write the film beside the picture.
-    scale: pixels to a pixel; None: 1, and 4 in films.  how: goes to `LatentDiffusion.steps`.
+    scale: pixels to a pixel; None: 1, and 4 in films.  dtype: of the networks, as `load` takes it.
+    label: the class of what is drawn, by its name or number.
+    image, mask: files: what to start from, and what of it to paint anew (white); cut and resized to the model's size.
+    how: goes to `LatentDiffusion.steps`.
     Raises ValueError for an ending that is no picture's, FileNotFoundError for a folder that is not there.
     """
 
-    def __init__(self, model="pocket", out=None, *, seed=None, grid=1, gif=False, scale=None, **how):
-        self.model, self.out, self.gif, self.scale, self.grid, self.how = model, out, gif, scale, grid, how
+    def __init__(
+        self,
+        model: str = "pocket",
+        out: Path | None = None,
+        *,
+        seed: int | None = None,
+        grid: int = 1,
+        gif: bool = False,
+        scale: int | None = None,
+        dtype: str = "float32",
+        label: str | None = None,
+        image: Path | None = None,
+        mask: Path | None = None,
+        **how: object,
+    ):
+        self.model, self.out, self.gif, self.scale, self.grid, self.dtype = model, out, gif, scale, grid, dtype
+        self.label, self.how = label, how
+        self.files = {name: images.read(file) for name, file in (("image", image), ("mask", mask)) if file is not None}
         self.seed = secrets.randbelow(10**6) if seed is None else seed
         if out is not None:
             check_file(out, FORMATS)
 
     @cached_property
     def pipe(self) -> LatentDiffusion:
-        return load(self.model)
+        return load(self.model, self.dtype)
 
     def draw(self, prompt: str) -> Tensor:
-        """Draw it, write it, and say where; returns the picture (3, h, w) in [0, 1]. ValueError for an empty prompt."""
-        if not prompt.strip():
+        """Draw it, write it, and say where; returns the picture (3, h, w) in [0, 1].
+
+        Raises ValueError for an empty prompt where the model takes words, and for any other where it takes none.
+        """
+        if self.pipe.text_encoder is not None and not prompt.strip():
             raise ValueError('the prompt is empty: say what to draw, such as "a cat left of a red heart"')
-        path = Path(f"{_name(prompt)}-{self.seed}.png") if self.out is None else self.out
+        if self.pipe.text_encoder is None and prompt.strip():
+            names = f", but a --label: {', '.join(self.pipe.labels)}" if self.pipe.labels else ""
+            raise ValueError(f"this model takes no words{names}")
+        path = Path(f"{_name(prompt or self.label or '')}-{self.seed}.png") if self.out is None else self.out
         paths = list(dict.fromkeys([path, path.with_suffix(".gif")] if self.gif else [path]))
         film = any(each.suffix.lower() == ".gif" for each in paths)
         frames = self._frames(prompt, film)
@@ -101,7 +131,15 @@ class Brush:
 
     def _frames(self, prompt, film) -> list[Tensor]:
         """The pictures on the way, all of the grid in one, the finished ones last; without a film these alone."""
-        run = self.pipe.steps([prompt] * self.grid, seed=self.seed, **self.how)
+        words = self.pipe.text_encoder is not None
+        how = dict(self.how)
+        if self.label is not None:
+            number = self.label.isdigit() and self.label not in (self.pipe.labels or ())
+            how["y"] = int(self.label) if number else self.label
+        size = how.get("size") or self.pipe.size
+        how |= {name: images.fit(file, size, 3 if name == "image" else 1) for name, file in self.files.items()}
+        seeds = range(self.seed, self.seed + self.grid)
+        run = self.pipe.steps([prompt] * self.grid if words else None, seed=list(seeds), **how)
         frames = []
         for step in tqdm(run, total=self.how.get("steps", 25) + 1, desc="draw", unit="step", leave=False, disable=None):
             if film or step.t < 0:
@@ -110,8 +148,8 @@ class Brush:
 
     def _bytes(self, frames, format) -> bytes:
         if format == "GIF":
-            return viz.animation([to_model(frame)[0] for frame in frames], scale=self.scale or 4).gif()
-        (picture,) = to_pil(frames[-1])
+            return viz.animation([images.to_model(frame)[0] for frame in frames], scale=self.scale or 4).gif()
+        (picture,) = images.to_pil(frames[-1])
         if self.scale:
             picture = picture.resize([side * self.scale for side in picture.size], Image.Resampling.NEAREST)
         file = io.BytesIO()
@@ -175,7 +213,7 @@ def blocks(picture: Tensor, width: int) -> str:
     h, w = picture.shape[1:]
     if w > width:
         h, w = round(h * width / w), width
-    x = to_uint8(F.interpolate(picture[None], (h + h % 2, w), mode="area"))[0].movedim(0, -1).tolist()
+    x = images.to_uint8(F.interpolate(picture[None], (h + h % 2, w), mode="area"))[0].movedim(0, -1).tolist()
 
     def colours(above, below):
         return "\033[38;2;{};{};{};48;2;{};{};{}m▀".format(*above, *below)
