@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -165,7 +165,7 @@ def evaluate(
     per_task: int = 100,
     seeds: int = 4,
     json_file: Path | None = None,
-    **how,
+    **how: object,
 ) -> list[geneval.Report]:
     """Print `geneval.evaluate` of a model, for each split and language asked for, and write all of it as JSON.
 
@@ -194,7 +194,7 @@ def evaluate(
     return reports
 
 
-def check_file(path: Path, endings) -> None:
+def check_file(path: Path, endings: Iterable[str]) -> None:
     """Before the work: ValueError for another ending than these, FileNotFoundError where the folder is not there."""
     if path.suffix.lower() not in endings:
         raise ValueError(f"expected a file name ending in {', '.join(endings)}, got {path.name!r}")
