@@ -143,7 +143,7 @@ def evaluate(
     batch: int = 32,
     model: nn.Module | None = None,
     progress: bool = True,
-    **how,
+    **how: object,
 ) -> Report:
     """Draw pictures for fixed prompts and let the judge decide: how often does the model paint what it is told?
 

@@ -94,6 +94,17 @@ def test_the_changelog_begins_with_this_version():
     assert importlib.import_module("minildm").__version__ in found[:2]
 
 
+def test_old_names_that_the_changelog_says_work_do():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(minildm\.[\w.]+)` \| `(minildm\.[\w.]+)` \|$", text, re.MULTILINE)
+    assert len(table) >= 10
+    for old, new in table:
+        (old_home, _, old_name), (new_home, _, new_name) = old.rpartition("."), new.rpartition(".")
+        with pytest.warns(DeprecationWarning, match=re.escape(new)):
+            found = getattr(importlib.import_module(old_home), old_name)
+        assert found is getattr(importlib.import_module(new_home), new_name)
+
+
 def test_the_lesson_table_has_every_lesson_and_links_those_that_exist():
     table = re.findall(r"^\| (\d\d) \| (.+?) \|", README, re.MULTILINE)
     assert [number for number, _ in table] == [f"{n:02}" for n in range(14)]

@@ -20,7 +20,9 @@ from ._outcome import CheckFailed, NotWritten
 Function = Callable[..., Any]
 
 
-def call(answer: Function, case: tuple, deadline: float, run: Function | None = None, own: Sequence[Function] = ()):
+def call(
+    answer: Function, case: tuple, deadline: float, run: Function | None = None, own: Sequence[Function] = ()
+) -> Any:
     """The answer's result for a case, of which it gets a copy.
 
     deadline: of `time.monotonic()`, when to give up.  run: calls the answer and returns what is compared, as

@@ -1,5 +1,7 @@
 """Where the objects of a scene stand, how large they are, and which way they lean."""
 
+from collections.abc import Callable, Sequence
+
 from .sprites import Sprite, sprite
 from .vocabulary import THINGS
 
@@ -13,7 +15,9 @@ _SCALES = {
 _ANGLES = (-12, -6, 0, 6, 12)
 
 
-def arrange(names, relation, size: int, draw) -> tuple[list[Sprite], list[tuple[int, int]]]:
+def arrange(
+    names: Sequence[str], relation: str | None, size: int, draw: Callable[[], float]
+) -> tuple[list[Sprite], list[tuple[int, int]]]:
     """Sprites and their top left corners (x, y): within the canvas, and apart from each other by a gap."""
     while True:
         sprites = [_choose(name, size, len(names), draw) for name in names]

@@ -2,7 +2,7 @@
 
 import hashlib
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import numpy as np
@@ -71,7 +71,7 @@ def generator(seed: int, index: int, split: str, purpose: int = 0) -> np.random.
     return np.random.default_rng((seed, index, SPLITS.index(split), purpose))
 
 
-def draw_prompt(draw, split: str, tasks: tuple[str, ...]) -> Prompt:
+def draw_prompt(draw: Callable[[], float], split: str, tasks: tuple[str, ...]) -> Prompt:
     """A random prompt; `draw` gives uniform numbers in [0, 1)."""
     task = _pick(tasks, draw)
     while True:
@@ -98,7 +98,7 @@ def _pick(options, draw):
     return options[int(draw() * len(options))]
 
 
-def check(n: int, seed: int, split: str, tasks, language: str) -> tuple[str, ...]:
+def check(n: int, seed: int, split: str, tasks: str | Iterable[str] | None, language: str) -> tuple[str, ...]:
     """Raise ValueError for arguments that make no scenes; the tasks as a tuple in their own order otherwise."""
     if operator.index(n) < 1:
         raise ValueError(f"n, the number of scenes, must be at least 1, got {n}")

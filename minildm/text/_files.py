@@ -3,10 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from minildm import storage
 from minildm.optional import require
+
+if TYPE_CHECKING:
+    import tokenizers
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77  # of CLIP's prompts
@@ -16,7 +19,7 @@ _SPECIAL = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token":
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-def read(path: Path) -> Any:
+def read(path: Path) -> "tokenizers.Tokenizer":
     """The `tokenizers.Tokenizer` in a file of that library. Raises FileNotFoundError, ValueError."""
     return _read(path, require("tokenizers").Tokenizer.from_file)
 
@@ -38,7 +41,7 @@ def read_folder(path: Path) -> tuple:
     return bpe, length if length < 1e6 else LENGTH, pad  # transformers writes 1e30 where it knows none
 
 
-def write_folder(path: Path, bpe: Any, start: int, end: int) -> Path:
+def write_folder(path: Path, bpe: "tokenizers.Tokenizer", start: int, end: int) -> Path:
     """Write a `tokenizers.Tokenizer`, which truncates and pads, so that transformers opens it; returns the path.
 
     Raises FileExistsError as `storage.folder` does.

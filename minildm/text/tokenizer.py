@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from minildm import storage
 from minildm.optional import require
 from minildm.text import _files as files
 from minildm.text._files import END, LENGTH, START
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # Chinese puts no spaces between words: each of its characters counts as one, or tokens would span whole phrases.
 _WORDS = r"\p{Han}| ?[\p{L}&&[^\p{Han}]]+| ?\p{N}| ?[^\s\p{L}\p{N}]+"
@@ -36,7 +40,7 @@ class Tokenizer:
     `start`, `end` and `pad` are ids, `len(tokenizer)` is how many there are. Raises ValueError without an end token.
     """
 
-    def __init__(self, bpe, length: int | None = None, pad: int | None = None):
+    def __init__(self, bpe: "tokenizers.Tokenizer", length: int | None = None, pad: int | None = None):
         self.length = (bpe.truncation or {}).get("max_length", LENGTH) if length is None else length
         pad = (bpe.padding or {}).get("pad_id") if pad is None else pad
         bpe.no_truncation()

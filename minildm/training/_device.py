@@ -1,6 +1,6 @@
 """Where a training runs: device, processes and precision, by `accelerate`, whose global state stays as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -34,7 +34,7 @@ def accelerator() -> Iterator:
 class Objective(nn.Module):
     """Model and loss as one module: so mixed precision and gradient averaging see all that the loss does."""
 
-    def __init__(self, model: nn.Module, loss):
+    def __init__(self, model: nn.Module, loss: Callable[[nn.Module, dict[str, Tensor]], Tensor]):
         super().__init__()
         self.model, self.loss = model, (loss,)  # in a tuple, for a loss with weights of its own is not to be trained
 

@@ -41,7 +41,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 class State:
     """Weights, their running average, the optimizer and the history, with the settings that they came about with."""
 
-    def __init__(self, model: nn.Module, **settings):
+    def __init__(self, model: nn.Module, **settings: object):
         self.settings = {"model": type(model).__name__, **settings}
         self.ema, lr, weight_decay = settings["ema"], settings["lr"], settings["weight_decay"]
         self.weights = storage.state(model)

@@ -28,7 +28,7 @@ class Stop(AbstractContextManager):
                     self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._put_back()
 
     def error(self, message: str, say: bool) -> BaseException:
