@@ -227,7 +227,7 @@ def test_what_is_known_stays(name, predicts, picture):
     pipe = build(predicts=predicts)
     mask = torch.zeros(8, 12)
     mask[2:5, 3:9] = 1
-    new = torch.nn.functional.max_pool2d(mask[None], 2)[0].bool()  # each square of pixels that the mask touches
+    new = mask[::2, ::2].bool()  # the first pixel of each square
     z = pipe.encode(picture)
     for strength in (1, 0.5):
         steps = list(pipe.steps("a cat", image=picture, mask=mask, strength=strength, steps=4, seed=0, sampler=name))
@@ -262,7 +262,7 @@ def test_a_u_net_for_inpainting_sees_mask_and_surroundings(picture):
         assert x.shape == (2, 11, 4, 6)
         for half in x:
             assert_equal(half[:5], step.x_t[0])
-            assert_equal(half[5], torch.nn.functional.max_pool2d(mask[None], 2)[0])
+            assert_equal(half[5], mask[::2, ::2])
             assert_equal(half[6:], pipe.encode(hidden)[0])
     eps = torch.randn(1, 5, 4, 6, generator=torch.Generator().manual_seed(0))
     assert_equal(steps[0].x_t, eps)

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import math
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from minildm.schedule import NoiseSchedule
 from minildm.stable_diffusion._schedulers import _DEFAULTS, CLASSES, schedule
 
 FILE = Path("scheduler/scheduler_config.json")
-spaced = getattr(samplers, "timesteps", None) or samplers.spaced
 DISTILLED = ("LCMScheduler", "TCDScheduler")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.* is for networks distilled to few steps"),
@@ -74,7 +74,7 @@ def test_no_key_of_a_class_is_unknown(name, recwarn):
     spelled = json.loads(json.dumps({"_class_name": name, "_diffusers_version": "0.36.0"} | defaults(name)))
     found, said = schedule(spelled, FILE)
     expected, also = schedule({"_class_name": name}, FILE)
-    assert torch.equal(found.betas, expected.betas) and said == also
+    assert found == expected and said == also
     assert schedule({}, FILE, name)[1] == said  # from model_index.json
     assert name in DISTILLED or not [str(w.message) for w in recwarn]
 
@@ -86,7 +86,7 @@ def test_each_class_is_read_as_it_computes(name):
     assert (ours.alphas_cumprod - theirs.alphas_cumprod).abs().max() < 1e-6
     theirs.set_timesteps(12)
     if name.startswith(("DDIM", "DDPM", "Euler", "LMS", "CogVideoX")):  # others visit more, or leave the last one out
-        path = spaced(ours, 12, said["spacing"], said["offset"])
+        path = samplers.timesteps(ours, 12, said["spacing"], said["offset"])
         found = theirs.timesteps.tolist()
         found = found if "Inverse" not in name else found[::-1]
         assert len(found) == 12 and max(abs(a - b) for a, b in zip(path, found, strict=True)) < 1
@@ -108,13 +108,34 @@ def test_each_class_is_read_as_it_computes(name):
     ],
 )
 def test_spacing_and_end(config, spacing, offset, clean):
-    assert schedule(config, FILE)[1] == dict(predicts="eps", spacing=spacing, offset=offset, ends_clean=clean)
+    found, said = schedule(config, FILE)
+    assert (found.predicts, said["spacing"], said["offset"], said["ends_clean"]) == ("eps", spacing, offset, clean)
+
+
+@pytest.mark.parametrize(
+    ("config", "clip"),
+    [
+        (dict(_class_name="DDPMScheduler"), 1.0),
+        (dict(_class_name="DDIMScheduler", clip_sample_range=2.5), 2.5),
+        (dict(_class_name="DDIMScheduler", clip_sample=False), math.inf),
+        (dict(_class_name="PNDMScheduler"), math.inf),
+        (dict(_class_name="HeunDiscreteScheduler", clip_sample=True), 1.0),
+    ],
+)
+def test_clipping(config, clip):
+    assert schedule(config, FILE)[1]["clip"] == clip
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("epsilon", "eps"), ("sample", "x_0"), ("v_prediction", "v")])
+def test_the_schedule_says_what_the_model_predicts(theirs, ours):
+    found = schedule(dict(_class_name="DDIMScheduler", prediction_type=theirs, num_train_timesteps=40), FILE)[0]
+    assert found == NoiseSchedule.linear(40).predicting(ours)
 
 
 def test_betas_of_ones_own_and_rescaled():
     betas = torch.linspace(0.01, 0.2, 7, dtype=torch.float64)
     config = dict(_class_name="DDIMScheduler", num_train_timesteps=7, trained_betas=betas.tolist())
-    assert torch.equal(schedule(config, FILE)[0].betas, betas)
+    assert schedule(config, FILE)[0] == NoiseSchedule.from_betas(betas)
     rescaled = schedule(config | dict(rescale_betas_zero_snr=True), FILE)[0]
     theirs = diffusers.DDIMScheduler(num_train_timesteps=7, trained_betas=betas.tolist(), rescale_betas_zero_snr=True)
     assert (rescaled.alphas_cumprod - theirs.alphas_cumprod).abs().max() < 1e-6 and rescaled.alphas_cumprod[-1] == 0

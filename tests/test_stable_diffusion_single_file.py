@@ -208,9 +208,10 @@ def test_what_the_file_says_it_predicts(more, metadata, expected, tokenizer, tmp
 
 
 def test_betas_of_its_own(tokenizer, tmp_path):
-    betas = NoiseSchedule.scaled_linear(40).zero_terminal_snr().betas
-    save_file(tensors_of(1, networks(1)) | {"betas": betas}, tmp_path / "zero.safetensors")
-    assert torch.equal(load_single_file(tmp_path / "zero.safetensors", tokenizer, predicts="v").schedule.betas, betas)
+    expected = NoiseSchedule.scaled_linear(40).zero_terminal_snr().predicting("v")
+    save_file(tensors_of(1, networks(1)) | {"betas": expected.betas}, tmp_path / "zero.safetensors")
+    pipe = load_single_file(tmp_path / "zero.safetensors", tokenizer, predicts="v")
+    assert pipe.schedule == pipe.unet.schedule == expected
 
 
 @pytest.mark.parametrize(

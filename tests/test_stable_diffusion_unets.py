@@ -38,9 +38,11 @@ OURS = {
 def inputs(c):
     t, x_t = torch.tensor([3, 981]), random(2, c["in_channels"], 16, 24)
     context = None if c["context_dim"] is None else random(2, 7, c["context_dim"], seed=2)
-    y = None if c["num_classes"] is None else torch.tensor([0, c["num_classes"]])
+    y = None if c["num_classes"] is None else torch.tensor([0, -1])  # the last row is "no label"
     ours = dict(context=context, y=y)
-    theirs = dict(class_labels=y) | ({} if context is None else dict(encoder_hidden_states=context))
+    theirs = dict(class_labels=y if y is None else y % (c["num_classes"] + 1)) | (
+        {} if context is None else dict(encoder_hidden_states=context)
+    )
     return x_t, t, ours, theirs
 
 
@@ -55,8 +57,8 @@ def test_ours_is_the_same_in_diffusers_and_back(name):
     x_t, t, told, also = inputs(ours.config)
     assert_equal(ours(x_t, t, **told), theirs(x_t, t, **also).sample)
     again = configs.unet(config, FILE)
-    written = configs.unet(json.loads(theirs.to_json_string()), FILE)  # every key spelled out
-    assert again.config == written.config
+    spelled = json.loads(theirs.to_json_string()) | {"_null_class": True}  # every key spelled out
+    assert again.config == configs.unet(spelled, FILE).config == ours.config | {"heads": again.config["heads"]}
     again.load_state_dict(ours.state_dict())
     assert torch.equal(again.eval()(x_t, t, **told), ours(x_t, t, **told))
 
@@ -101,10 +103,15 @@ THEIRS = {
 def test_theirs_is_the_same_here(name):
     theirs = randomized(diffusers.UNet2DModel(**THEIRS[name]))
     ours = configs.unet(json.loads(theirs.to_json_string()), FILE).eval()
+    assert (ours.num_classes, theirs.config.num_class_embeds) == (theirs.config.num_class_embeds,) * 2
     names = {reference_name(ours, key): key for key in ours.state_dict()}
-    ours.load_state_dict({names[key]: tensor for key, tensor in theirs.state_dict().items()})  # strict
-    x_t, t, told, also = inputs(ours.config)
-    assert_equal(ours(x_t, t, **told), theirs(x_t, t, **also).sample)
+    tensors = {names[key]: tensor for key, tensor in theirs.state_dict().items()}
+    if ours.num_classes:
+        tensors["classes.weight"] = torch.cat([tensors["classes.weight"], torch.full((1, 32), torch.nan)])
+    ours.load_state_dict(tensors)  # strict
+    x_t, t, _, _ = inputs(ours.config)
+    y = torch.tensor([0, ours.num_classes - 1]) if ours.num_classes else None  # all of theirs are classes
+    assert_equal(ours(x_t, t, y=y), theirs(x_t, t, class_labels=y).sample)
 
 
 @pytest.mark.parametrize("kind", [diffusers.UNet2DModel, diffusers.UNet2DConditionModel])

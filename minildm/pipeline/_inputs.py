@@ -73,8 +73,13 @@ def regions(mask: images.Images, n: int, size: tuple[int, int]) -> Tensor:
 
 
 def at_latents(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A mask as large as the latents: 1 for each square of pixels that it touches, or a small one would be lost."""
-    return F.adaptive_max_pool2d(mask, size)
+    """A mask as large as the latents: of each square of pixels the first, as Stable Diffusion was trained with.
+
+    Where that would lose a part of the mask, since nothing of it is kept near by, each square counts that it touches.
+    """
+    first, touched = F.interpolate(mask, size=size, mode="nearest"), F.adaptive_max_pool2d(mask, size)
+    near = F.max_pool2d(first, 3, stride=1, padding=1)
+    return torch.maximum(first, touched * (1 - near))
 
 
 def side_lengths(size: int | Sequence[int], multiple: int) -> tuple[int, int]:

@@ -116,7 +116,11 @@ def unet(config: dict, file: Path) -> Denoiser:
     projection = "linear" if c["use_linear_projection"] else "conv"
     attention = _attention(c, file, "CrossAttn")
     return Denoiser(
-        **_shared(c), attention=attention, heads=heads, context_dim=c["cross_attention_dim"], projection=projection
+        **_shared(c, config),
+        attention=attention,
+        heads=heads,
+        context_dim=c["cross_attention_dim"],
+        projection=projection,
     )
 
 
@@ -134,10 +138,10 @@ def _unet_2d(config: dict, file: Path) -> Denoiser:
     if c["time_embedding_dim"] not in (None, 4 * channels[0]):
         refuse(file, "time_embedding_dim", c["time_embedding_dim"], f"null or {4 * channels[0]}")
     heads = [channel // width if width and here else 1 for channel, here in zip(channels, attends, strict=True)]
-    return Denoiser(**_shared(c), attention=attention, heads=heads, middle_attention=c["add_attention"])
+    return Denoiser(**_shared(c, config), attention=attention, heads=heads, middle_attention=c["add_attention"])
 
 
-def _shared(c: dict) -> dict:
+def _shared(c: dict, config: dict) -> dict:
     """The arguments of a Denoiser that both of diffusers' U-Nets name alike."""
     classes = c["num_class_embeds"]
     return dict(
@@ -145,7 +149,7 @@ def _shared(c: dict) -> dict:
         out_channels=c["out_channels"],
         channels=c["block_out_channels"],
         blocks_per_level=c["layers_per_block"],
-        num_classes=None if classes is None else classes - 1,  # the last of theirs is our null_class
+        num_classes=classes if classes is None or not config.get("_null_class") else classes - 1,
         groups=c["norm_num_groups"],
         eps=c["norm_eps"],
     )

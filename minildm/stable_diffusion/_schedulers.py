@@ -4,6 +4,7 @@ Which sampler a file names does not matter here, since a call chooses its own. W
 trained with (betas, prediction), which timesteps are visited, and where the way ends.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from minildm.stable_diffusion._understood import complain, refuse, understood
 PREDICTS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 SPACING = ("leading", "linspace", "trailing")
 
-_DEFAULTS = {  # of DDIMScheduler, and of every other class where the table below does not say
+_DEFAULTS = {  # of every class, where the table below does not say
     "num_train_timesteps": 1000,
     "beta_schedule": "linear",
     "beta_start": 1e-4,
@@ -27,22 +28,26 @@ _DEFAULTS = {  # of DDIMScheduler, and of every other class where the table belo
     "steps_offset": 0,
     "set_alpha_to_one": True,
     "final_sigmas_type": "zero",
+    "clip_sample": False,
+    "clip_sample_range": 1.0,
 }
+_CLIPS = {"clip_sample": True}
 _LINSPACE = {"timestep_spacing": "linspace"}
 _LATENT = {"beta_start": 0.00085, "beta_end": 0.012}
 _SCALED = _LATENT | {"beta_schedule": "scaled_linear"}
+_SHIFTED = _SCALED | _CLIPS | {"snr_shift_scale": 3.0}
 _ENDS_NOISY = _LINSPACE | {"final_sigmas_type": "sigma_min"}  # without a key of that name
 CLASSES = {  # what a file leaves unsaid, by the class it names
-    "DDIMScheduler": {},
-    "DDIMParallelScheduler": {},
-    "DDIMInverseScheduler": {},
-    "DDPMScheduler": {},
-    "DDPMParallelScheduler": {},
+    "DDIMScheduler": _CLIPS,
+    "DDIMParallelScheduler": _CLIPS,
+    "DDIMInverseScheduler": _CLIPS,
+    "DDPMScheduler": _CLIPS,
+    "DDPMParallelScheduler": _CLIPS,
     "PNDMScheduler": {"set_alpha_to_one": False},
     "LCMScheduler": _SCALED,
     "TCDScheduler": _SCALED,
-    "CogVideoXDDIMScheduler": _SCALED | {"snr_shift_scale": 3.0},
-    "CogVideoXDPMScheduler": _SCALED | {"snr_shift_scale": 3.0},
+    "CogVideoXDDIMScheduler": _SHIFTED,
+    "CogVideoXDPMScheduler": _SHIFTED,
     "DPMSolverMultistepScheduler": _LINSPACE,
     "DPMSolverMultistepInverseScheduler": _LINSPACE,
     "DPMSolverSinglestepScheduler": _LINSPACE,
@@ -74,12 +79,11 @@ _SILENT = {  # how a sampler of diffusers works, or nothing while the keys above
     *("lower_order_final", "euler_at_final", "disable_corrector", "tau_func", "variance_type", "lambda_min_clipped"),
     *("interpolation_type", "skip_prk_steps", "original_inference_steps", "timestep_scaling", "noise_sampler_seed"),
     *("dynamic_thresholding_ratio", "sample_max_value", "flow_shift", "time_shift_type"),
-    *("clip_sample", "clip_sample_range"),  # diffusers never clips latents, whatever the file says
 }
 
 
 def schedule(config: dict, file: Path, name: str | None = None) -> tuple[NoiseSchedule, dict]:
-    """The noise schedule of a scheduler_config.json, and what it says on prediction, spacing and the end of DDIM.
+    """The noise schedule of a scheduler_config.json, and what it says on spacing, the end of DDIM and clipping.
 
     name: the scheduler's class, where the file does not say. Raises ValueError for a process that minildm does not
     have, and warns of what changes pictures and is not imitated.
@@ -101,21 +105,20 @@ def schedule(config: dict, file: Path, name: str | None = None) -> tuple[NoiseSc
         if c[key] not in names:
             refuse(file, key, c[key], ", ".join(map(repr, names)))
     said = dict(
-        predicts=PREDICTS[c["prediction_type"]],
         spacing=c["timestep_spacing"],
         offset=c["steps_offset"],
         ends_clean=c["set_alpha_to_one"] and c["final_sigmas_type"] == "zero",
+        clip=c["clip_sample_range"] if c["clip_sample"] else math.inf,  # of pixels; diffusers never clips latents
     )
-    return _noise(c, file), said
+    return _noise(c, file).predicting(PREDICTS[c["prediction_type"]]), said
 
 
 def _noise(c: dict, file: Path) -> NoiseSchedule:
     n, kind = c["num_train_timesteps"], c["beta_schedule"]
-    from_betas = getattr(NoiseSchedule, "from_betas", NoiseSchedule)
     if c["trained_betas"] is not None:
         if not isinstance(c["trained_betas"], list):
             refuse(file, "trained_betas", c["trained_betas"], "a list of numbers")
-        found = from_betas(c["trained_betas"])
+        found = NoiseSchedule.from_betas(c["trained_betas"])
         if len(found) != n:
             refuse(file, "num_train_timesteps", n, f"{len(found)}, as many as trained_betas")
     elif kind == "squaredcos_cap_v2":
@@ -126,5 +129,5 @@ def _noise(c: dict, file: Path) -> NoiseSchedule:
         refuse(file, "beta_schedule", kind, "'linear', 'scaled_linear' or 'squaredcos_cap_v2'")
     if (scale := c["snr_shift_scale"]) != 1:
         kept = found.alphas_cumprod / (scale + (1 - scale) * found.alphas_cumprod)
-        found = from_betas(1 - kept / torch.cat([torch.ones(1, dtype=kept.dtype), kept[:-1]]))
+        found = NoiseSchedule.from_betas(1 - kept / torch.cat([torch.ones(1, dtype=kept.dtype), kept[:-1]]))
     return found.zero_terminal_snr() if c["rescale_betas_zero_snr"] else found

@@ -6,6 +6,7 @@ from torch import nn
 
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
+from minildm.pipeline import LatentDiffusion
 from minildm.schedule import NoiseSchedule
 from minildm.stable_diffusion._configs import UNET, UNET_2D, VAE
 from minildm.stable_diffusion._schedulers import PREDICTS
@@ -17,6 +18,8 @@ def unet(model: Denoiser, size: list[int]) -> dict:
 
     With words that is a UNet2DConditionModel, without a UNet2DModel.
     """
+    if not isinstance(model, Denoiser):
+        raise ValueError(f"diffusers has no network like this {type(model).__name__}: expected a Denoiser")
     c = model.config
     if not c["skip"]:
         raise ValueError("diffusers has no U-Net with skip=False")
@@ -31,6 +34,8 @@ def unet(model: Denoiser, size: list[int]) -> dict:
         "norm_eps": c["eps"],
         "num_class_embeds": None if c["num_classes"] is None else c["num_classes"] + 1,
     }
+    if c["num_classes"] is not None:
+        shared["_null_class"] = True  # for ourselves: the last is "no label"
     if c["context_dim"] is None:
         return (
             UNET_2D
@@ -122,25 +127,42 @@ def text_encoder(model: TextEncoder, tokenizer: Tokenizer) -> dict:
     }
 
 
-def schedule(noise: NoiseSchedule, predicts: str, spacing: str, offset: int, ends_clean: bool) -> dict:
-    """scheduler_config.json of the DDIM that draws as ours does."""
-    betas, n = noise.betas, len(noise)
-    ends = betas[0].item(), betas[-1].item()
-    of_kind = {kind: getattr(NoiseSchedule, kind)(n, *ends).betas for kind in ("scaled_linear", "linear")}
-    kinds = [kind for kind, same in of_kind.items() if same.allclose(betas, rtol=1e-9)]
+def schedule(pipe: LatentDiffusion) -> dict:
+    """scheduler_config.json of the DDIM that draws as the pipeline does; ValueError for what no DDIM is told."""
+    noise = pipe.schedule
+    if noise.predicts not in PREDICTS.values():
+        raise ValueError(
+            f"diffusers has no pipeline of this kind for a network that predicts {noise.predicts!r}: "
+            f"expected one of {', '.join(map(repr, PREDICTS.values()))}"
+        )
+    made = noise.config
+    kinds = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+    kind = kinds.get(made["kind"])
+    if made["kind"] == "cosine" and noise != NoiseSchedule.cosine(len(noise)).predicting(noise.predicts):
+        kind = None
+    clips = pipe.vae is None and pipe.clip is not None and math.isfinite(pipe.clip)
     return {
         "_class_name": "DDIMScheduler",
-        "num_train_timesteps": n,
-        "beta_start": ends[0],
-        "beta_end": ends[1],
-        "beta_schedule": kinds[0] if kinds else "linear",
-        "trained_betas": None if kinds else betas.tolist(),
-        "prediction_type": next(theirs for theirs, ours in PREDICTS.items() if ours == predicts),
-        "timestep_spacing": spacing,
-        "steps_offset": offset if spacing == "leading" else 1,  # without a meaning there, but diffusers insists on 1
-        "clip_sample": False,
-        "set_alpha_to_one": ends_clean,
+        "num_train_timesteps": len(noise),
+        "beta_start": made.get("beta_start", 1e-4),
+        "beta_end": made.get("beta_end", 0.02),
+        "beta_schedule": kind or "linear",
+        "trained_betas": None if kind else _betas(noise),
+        "prediction_type": next(theirs for theirs, ours in PREDICTS.items() if ours == noise.predicts),
+        "timestep_spacing": pipe.spacing,
+        # Without a meaning elsewhere, but for latents diffusers insists on 1.
+        "steps_offset": pipe.offset if pipe.spacing == "leading" or pipe.vae is None else 1,
+        "clip_sample": clips,
+        "clip_sample_range": pipe.clip if clips else 1.0,
+        "set_alpha_to_one": pipe.ends_clean,
     }
+
+
+def _betas(noise: NoiseSchedule) -> list[float]:
+    try:
+        return noise.betas.tolist()
+    except AttributeError as error:
+        raise ValueError(f"diffusers takes betas: {error}") from error
 
 
 def _groups(model: nn.Module) -> int:

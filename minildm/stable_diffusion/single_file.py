@@ -69,8 +69,9 @@ def load_single_file(
     predicts = predicts or _predicts(file, shapes, metadata, open_clip)
     settings = (SD_2 if open_clip else SD_1).pipeline | dict(predicts=predicts, size=768 if predicts == "v" else 512)
     unet, vae, text_encoder = parts
+    unet.schedule = _schedule(betas).predicting(predicts)
     try:
-        return LatentDiffusion(unet, vae, _schedule(betas), text_encoder, tokenizer, **settings)
+        return LatentDiffusion(unet, vae, None, text_encoder, tokenizer, **settings)
     except ValueError as error:
         raise ValueError(f"{file}: its parts do not fit together: {error}") from error
 
@@ -188,4 +189,4 @@ def _schedule(betas: Tensor | None) -> NoiseSchedule:
     usual = NoiseSchedule.scaled_linear()
     if betas is None or (betas.shape == usual.betas.shape and betas.double().allclose(usual.betas, rtol=1e-4)):
         return usual
-    return getattr(NoiseSchedule, "from_betas", NoiseSchedule)(betas.double())
+    return NoiseSchedule.from_betas(betas.double())
