@@ -5,7 +5,7 @@ The contract of every denoiser here: `m(x_t, t, **conditions) -> prediction`, wi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -44,6 +44,25 @@ class Conditional(Protocol):
     null_class: int | None
 
     def __call__(self, x_t: Tensor, t: Tensor, **conditions: Tensor | None) -> Tensor: ...
+
+
+def schedule_of(
+    model: Callable[..., Tensor], schedule: NoiseSchedule | None = None, predicts: str | None = None
+) -> NoiseSchedule:
+    """The noise schedule to train or sample a model with, once nothing contradicts the model's own.
+
+    model: any callable; its attribute `schedule`, if it has one that is not None, is what it was trained with.
+    schedule, predicts: what is asked for; None: the model's own.
+    Raises ValueError for a schedule that is not the model's, and where nobody says one.
+    """
+    own = getattr(model, "schedule", None)
+    if schedule is None and own is None:
+        raise ValueError("expected a schedule: this model has none of its own (model.schedule = NoiseSchedule...)")
+    asked = own if schedule is None else schedule
+    asked = asked if predicts is None else asked.predicting(predicts)
+    if own is not None and asked != own:
+        raise ValueError(f"this model was trained with {own}, not with {asked}: pass model.schedule, or leave it out")
+    return asked
 
 
 def timestep_embedding(t: Tensor, dim: int, period: float = 10_000) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from minildm.denoiser import schedule_of
 from minildm.schedule import ANSWERS, NoiseSchedule
 
 DRAWN = ("x_0", "eps", "t")  # of a batch; whatever else it holds is a condition, which the model gets by its name
@@ -43,7 +44,7 @@ def denoising_error(
     Raises ValueError for a schedule that is not the model's, for conditions that the model cannot take, for classes
     that the batch forgets, and when the model's output is not shaped like x_0.
     """
-    schedule = _schedule_of(model, schedule, predicts)
+    schedule = schedule_of(model, schedule, predicts)
     if missing := [name for name in DRAWN if name not in batch]:
         raise ValueError(f"expected x_0, eps and t in the batch, as draw_noise makes them; {missing[0]} is missing")
     x_0, eps, t = (batch[name] for name in DRAWN)
@@ -81,7 +82,7 @@ def denoising_loss(
     """
     error = denoising_error(model, batch, schedule, predicts)
     if min_snr is not None:
-        weight = min_snr_weight(_schedule_of(model, schedule, predicts), batch["t"], min_snr)
+        weight = min_snr_weight(schedule_of(model, schedule, predicts), batch["t"], min_snr)
         error = error * weight.to(error.device, error.dtype)
     return error.mean()
 
@@ -102,15 +103,3 @@ def min_snr_weight(schedule: NoiseSchedule, t: Tensor, gamma: float = 5.0) -> Te
     # From a a_error + s eps_error = 0: an error of x_0 moves the prediction p x_0 + q eps by this many times as much.
     moves = (p - q * a / s).to(snr)
     return torch.where(snr == 0, 1.0, snr.clamp(max=gamma) / torch.where(snr == 0, 1.0, moves**2))
-
-
-def _schedule_of(model, schedule, predicts):
-    """The schedule to train with, once nothing contradicts it."""
-    known = getattr(model, "schedule", None)
-    if schedule is None and known is None:
-        raise ValueError("expected a schedule: this model has none of its own (model.schedule = NoiseSchedule...)")
-    asked = known if schedule is None else schedule
-    asked = asked if predicts is None else asked.predicting(predicts)
-    if known is not None and asked != known:
-        raise ValueError(f"this model is for {known}, but it is to be trained with {asked}: leave `schedule` out")
-    return asked

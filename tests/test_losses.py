@@ -150,7 +150,7 @@ def test_the_schedule_is_the_models_own():
     own = denoising_loss(model, batch)
     assert own == denoising_loss(model, batch, model.schedule) == denoising_loss(model, batch, predicts="v")
     for schedule, predicts in [(NoiseSchedule.cosine(), None), (None, "eps"), (NoiseSchedule.linear(), "v")]:
-        with pytest.raises(ValueError, match="this model is for .*predicts v"):
+        with pytest.raises(ValueError, match="this model was trained with .*predicts v"):
             denoising_loss(model, batch, schedule, predicts)
     model.schedule = None
     with pytest.raises(ValueError, match="this model has none of its own"):

@@ -233,9 +233,9 @@ def test_words_in_one_file(words, tmp_path):
 def test_a_contradicting_schedule_is_refused():
     unet = pixels().unet
     for schedule, predicts in [(NoiseSchedule.cosine(50), None), (None, "eps"), (NoiseSchedule.linear(50), "v")]:
-        with pytest.raises(ValueError, match="this U-Net was trained with .*predicts v"):
+        with pytest.raises(ValueError, match="this model was trained with .*predicts v"):
             LatentDiffusion(unet, None, schedule, predicts=predicts)
-    with pytest.raises(ValueError, match="this U-Net has none of its own"):
+    with pytest.raises(ValueError, match="this model has none of its own"):
         pixels(schedule=None)
     assert LatentDiffusion(unet, None, NoiseSchedule.cosine(50), predicts="v").schedule == V
 

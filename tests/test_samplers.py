@@ -488,7 +488,7 @@ def test_a_schedule_that_is_not_the_models_is_refused(sampler):
         (model.schedule, {"predicts": "eps"}),
         (NoiseSchedule.flow(), {}),
     ]:
-        with pytest.raises(ValueError, match=r"trained with .*predicts v\), but it is to be sampled with"):
+        with pytest.raises(ValueError, match=r"trained with .*predicts v\), not with .*: pass model\.schedule"):
             sampler(model, wrong, X_T, 4, **how)
     for right, how in [(model.schedule, {}), (NoiseSchedule.cosine(), {"predicts": "v"})]:
         assert len(list(sampler(model, right, X_T, 4, generator=seeded(0), **how))) == 5

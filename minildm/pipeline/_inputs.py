@@ -15,7 +15,6 @@ from torch import Tensor
 
 from minildm import images
 from minildm.denoiser import Conditional
-from minildm.schedule import NoiseSchedule
 from minildm.tensors import check_integers
 
 if TYPE_CHECKING:
@@ -175,18 +174,6 @@ def conditions(given: Mapping[str, Tensor], n: int, known: Iterable[str], call: 
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"expected {name} as a tensor (b, ...) of one picture or {n}, got {found}")
     return {name: value.expand(n, *value.shape[1:]) for name, value in given.items()}
-
-
-def schedule_of(unet: Conditional, schedule: NoiseSchedule | None, predicts: str | None) -> NoiseSchedule:
-    """The schedule that a denoiser was trained with, once nothing contradicts it."""
-    own = unet.schedule
-    if schedule is None and own is None:
-        raise ValueError("expected a schedule, as this U-Net has none of its own: LatentDiffusion(unet, vae, schedule)")
-    asked = own if schedule is None else schedule
-    asked = asked if predicts is None else asked.predicting(predicts)
-    if own is not None and own != asked:
-        raise ValueError(f"this U-Net was trained with {own}, but the pipeline is to use {asked}: leave it out")
-    return asked
 
 
 def class_names(labels: Sequence[str] | None, unet: Conditional) -> list[str] | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minildm import images, samplers
 from minildm.autoencoder import AutoencoderKL
-from minildm.denoiser import Conditional
+from minildm.denoiser import Conditional, schedule_of
 from minildm.guidance import guided
 from minildm.pipeline import _conditioning as conditioning
 from minildm.pipeline import _files as files
@@ -81,7 +81,7 @@ class LatentDiffusion:
             raise ValueError("expected a tokenizer and a text_encoder with a U-Net that takes a context, and only then")
         if getattr(text_encoder, "dim", unet.context_dim) != unet.context_dim:
             raise ValueError(f"the U-Net's context_dim is {unet.context_dim}, the text encoder's {text_encoder.dim}")
-        self.schedule = inputs.schedule_of(unet, schedule, predicts)
+        self.schedule = schedule_of(unet, schedule, predicts)
         self.spacing, self.offset = spacing, offset
         self.size = inputs.side_lengths(size, self.multiple)
         self.guidance, self.ends_clean, self.sees_padding, self.tile = guidance, ends_clean, sees_padding, None

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minildm.denoiser import schedule_of
 from minildm.schedule import NoiseSchedule
 
 CLEAN = -1  # the timestep after 0, where signal is 1 and noise 0
@@ -74,7 +75,9 @@ def sampler(rule: Callable[..., Update]) -> Sampler:
         clip=None,
         **options,
     ):
-        schedule = _agreed(denoise, schedule, predicts)
+        if not isinstance(schedule, NoiseSchedule):
+            raise ValueError(f"expected a NoiseSchedule, such as the model's own `.schedule`, got {schedule!r}")
+        schedule = schedule_of(denoise, schedule, predicts)
         if clip is not None and not clip > 0:
             raise ValueError(f"expected clip above 0, or None, got {clip}")
         levels = _levels(schedule, _path(schedule, x_T, steps, timesteps, spacing), options.get("ends_clean", True))
@@ -150,19 +153,6 @@ def _read(denoise, schedule, x_t, t, clip, dtype):
         x0_hat = x0_hat.clamp(-clip, clip)
         eps_hat = schedule.x_0_to_eps(x_t, x0_hat, times)
     return x0_hat, eps_hat
-
-
-def _agreed(denoise, schedule, predicts):
-    """The schedule by which the model's answer is read, once nothing contradicts it."""
-    if not isinstance(schedule, NoiseSchedule):
-        raise ValueError(f"expected a NoiseSchedule, such as the model's own `.schedule`, got {schedule!r}")
-    known = getattr(denoise, "schedule", None)
-    told = schedule if predicts is None else schedule.predicting(predicts)
-    if known is not None and known != told:
-        raise ValueError(
-            f"this model was trained with {known}, but it is to be sampled with {told}: pass model.schedule"
-        )
-    return told
 
 
 def _path(schedule, x_T, steps, given, spacing):
