@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def say(message, colour: int) -> None:
+def say(message: object, colour: int) -> None:
     """One line on the error stream, in colour (an ANSI code) where it is a terminal."""
     line = f"minildm: {' '.join(str(message).split())}"
     print(f"\033[{colour}m{line}\033[0m" if sys.stderr.isatty() else line, file=sys.stderr)

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,7 +42,7 @@ class Job:
         print(f"{title}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), flush=True)
         return figures
 
-    def finish(self, model: nn.Module, history: History, **record) -> Path:
+    def finish(self, model: nn.Module, history: History, **record: Any) -> Path:
         """Write the weights in half precision, with their record; end the run; returns the path."""
         path = weights.save(self.out or self.name, model, dtype=torch.float16, **self.record(history), **record)
         self.end()
@@ -59,7 +60,7 @@ class Job:
                 path.unlink(missing_ok=True)
 
 
-def amend(name: str, out: Path | None = None, **figures) -> Path:
+def amend(name: str, out: Path | None = None, **figures: Any) -> Path:
     """Add figures to the record of shipped weights, written again or to another file; returns the path."""
     model, record = weights.load(name), weights.record(name)
     return weights.save(out or name, model, dtype=torch.float16, **record | figures)

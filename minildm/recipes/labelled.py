@@ -6,7 +6,7 @@ on: x_0 of pictures for training, and pictures of its samples.
 
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ class Latents:
         return torch.cat(decoded).add(1).div(2).clamp(0, 1)
 
 
-def fit(model: Denoiser, space: Space, labels: Tensor, steps: int, seed: int = 0, **options) -> History:
+def fit(model: Denoiser, space: Space, labels: Tensor, steps: int, seed: int = 0, **options: Any) -> History:
     """Train `model` to draw from labels; further options go to `minildm.training.train`."""
     noise = schedule()
 

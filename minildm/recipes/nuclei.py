@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def maps(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
     return {"image": normalise(image), "depth": depth(mask), "weight": border_weights(mask)}
 
 
-def fit(model: UNet, pairs: Sequence[Pair], steps: int = STEPS, seed: int = 0, **options) -> History:
+def fit(model: UNet, pairs: Sequence[Pair], steps: int = STEPS, seed: int = 0, **options: Any) -> History:
     """Train `model` on annotated pictures; further options go to `minildm.training.train`."""
     crops = Crops([maps(*pair) for pair in pairs], size=CROP)
     settings = dict(steps=steps, batch_size=BATCH, lr=LR, ema=0.99, seed=seed)

@@ -1,6 +1,7 @@
 """The denoiser of lessons 03 to 05: hand-drawn pictures at 32×32, straight in pixels, without words."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def pictures(split: str = "train") -> Tensor:
     return torch.from_numpy(pixels).movedim(-1, 1) / 127.5 - 1
 
 
-def fit(model: Denoiser, x: Tensor, steps: int = STEPS, seed: int = 0, **options) -> History:
+def fit(model: Denoiser, x: Tensor, steps: int = STEPS, seed: int = 0, **options: Any) -> History:
     """Train `model` on pictures x; further options go to `minildm.training.train`."""
     noise = schedule()
 

@@ -8,9 +8,9 @@ leaves: a pocket's decoder is its own, as some of Stable Diffusion's are.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ SHARES = {"one object": 1, "two objects": 2, "counting": 3, "colour": 1, "positi
 ROUNDS = (5200, SHARES), (6600, SHARES | {"one object": 2, "two objects": 3, "counting": 6})
 
 
-def network(latent_channels: int, context_dim: int, seed: int = 0, **config) -> Denoiser:
+def network(latent_channels: int, context_dim: int, seed: int = 0, **config: Any) -> Denoiser:
     """The untrained U-Net: on maps of 16×16, 8×8 and 4×4, the last two read the words; other sizes by `config`."""
     pocket = dict(blocks_per_level=1, attention=(1, 2), heads=4, **widths(WIDTH))
     with seeded(seed):
@@ -151,7 +151,7 @@ class TextConditionedLoss:
     Kept for all captions, the contexts would take 2.7 GB; made anew they take a twentieth of a step.
     """
 
-    def __init__(self, encoder: TextEncoder, loss=denoising_loss, **options):
+    def __init__(self, encoder: TextEncoder, loss: Callable[..., Tensor] = denoising_loss, **options: Any):
         self.encoder, self.loss = encoder.eval().requires_grad_(False), loss
         self.options = options
 
@@ -164,7 +164,7 @@ class TextConditionedLoss:
 
 
 def fit(
-    model: Denoiser, batches: Batches, encoder: TextEncoder, steps: int = ROUNDS[0][0], seed: int = 0, **options
+    model: Denoiser, batches: Batches, encoder: TextEncoder, steps: int = ROUNDS[0][0], seed: int = 0, **options: Any
 ) -> History:
     """Train `model`; further options go to `minildm.training.train`."""
     settings = dict(steps=steps, batch_size=BATCH, lr=LR, ema=0.999, seed=seed, bfloat16=fast_bfloat16(best_device()))
@@ -242,7 +242,7 @@ def run(
     )
 
 
-def write(pipe: LatentDiffusion, out: Path | None, **record) -> Path:
+def write(pipe: LatentDiffusion, out: Path | None, **record: Any) -> Path:
     """The pipeline's folder, where it ships or elsewhere."""
     shipped = SHIPPED if out is None else {}
     return pipe.save_pretrained(out or weights.FOLDER / "pocket", dtype=torch.float16, shipped=shipped, **record)

@@ -6,6 +6,7 @@ Small, but Stable Diffusion's in structure: another configuration of the same cl
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ L2, KL = 5.0, 1e-6
 SCALE = 0.18215  # the scale factor of Stable Diffusion
 
 
-def network(seed: int = 0, **config) -> AutoencoderKL:
+def network(seed: int = 0, **config: Any) -> AutoencoderKL:
     """The untrained autoencoder; other sizes by `config`, as lesson 06 compares them."""
     pocket = dict(latent_channels=4, channels=(16, 32, 96), blocks_per_level=1, groups=8)
     with seeded(seed):
@@ -50,7 +51,7 @@ def signed(pictures: Tensor) -> Tensor:
     return pictures.float() / 127.5 - 1
 
 
-def fit(model: AutoencoderKL, steps: int = STEPS, seed: int = 0, **options) -> History:
+def fit(model: AutoencoderKL, steps: int = STEPS, seed: int = 0, **options: Any) -> History:
     """Train `model` on batches of half scenes, half drawings; further options go to `minildm.training.train`."""
     flat = drawings()
 
@@ -68,7 +69,7 @@ def fit(model: AutoencoderKL, steps: int = STEPS, seed: int = 0, **options) -> H
     return train(model, batch, loss, **settings | options)
 
 
-def finetune_decoder(model: AutoencoderKL, steps: int = 500, seed: int = 0, **options) -> History:
+def finetune_decoder(model: AutoencoderKL, steps: int = 500, seed: int = 0, **options: Any) -> History:
     """Noise-augmented finetuning of the decoder: on latents somewhat wrong, as denoisers leave them; the encoder stays.
 
     It learns to draw the scene that was meant. Source: Zheng et al., "Diffusion Transformers with Representation
