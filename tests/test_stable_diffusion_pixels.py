@@ -11,10 +11,11 @@ from diffusers import DDIMPipeline, DDPMPipeline
 from small_sd import change, small
 from test_stable_diffusion import assert_equal
 
-from minildm.denoiser import Denoiser
+from minildm.denoiser import Denoiser, timestep_embedding
 from minildm.pipeline import LatentDiffusion
 from minildm.schedule import NoiseSchedule
 from minildm.stable_diffusion import load, save
+from minildm.stable_diffusion._time import told_later
 from minildm.tensors import seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # newer packages, inside of diffusers
@@ -96,6 +97,49 @@ def test_what_diffusers_saves_draws_the_same_here(scheduler, more, tmp_path):
     assert_equal(ours(**HOW, sampler=name), drawn(theirs, **how), 1e-4)
 
 
+FLOW = dict(sampler="euler", seed=3, output="tensor")
+
+
+@pytest.mark.parametrize(("steps", "total"), [(4, 1000), (5, 41), (2, 7)])
+def test_a_flow_draws_the_same_in_diffusers_and_back(steps, total, tmp_path):
+    """There the network is told timesteps from 1, and its first layer makes up for it."""
+    pipe = build(NoiseSchedule.flow(total), spacing="linspace", clip=math.inf)
+    folder = save(pipe, tmp_path / "flow")
+    theirs = diffusers.DiffusionPipeline.from_pretrained(folder)
+    assert type(theirs) is DDPMPipeline and type(theirs.scheduler) is diffusers.FlowMatchEulerDiscreteScheduler
+    ours = pipe(steps=steps, **FLOW)
+    assert_equal(ours, drawn(theirs, steps=steps), 1e-4)
+    again = load(folder)
+    assert again.schedule == again.unet.schedule == pipe.schedule and again.spacing == "linspace"
+    assert_equal(again(steps=steps, **FLOW), ours, 1e-4)
+    theirs.unet.time_embedding.linear_1.weight.data.copy_(pipe.unet.time[0].weight)  # it mattered
+    assert (drawn(theirs, steps=steps) - ours).abs().max() > 1e-3
+
+
+def test_a_flow_of_diffusers_draws_the_same_here(tmp_path):
+    with seeded(0):
+        sizes = dict(block_out_channels=(16, 24), norm_num_groups=8, layers_per_block=1, sample_size=16)
+        kinds = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+        theirs = DDPMPipeline(
+            randomized(diffusers.UNet2DModel(**sizes, **kinds)), diffusers.FlowMatchEulerDiscreteScheduler()
+        )
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert_equal(load(tmp_path / "theirs")(steps=4, **FLOW), drawn(theirs, steps=4), 1e-4)
+    change(tmp_path / "theirs" / "scheduler" / "scheduler_config.json", shift=3.0)
+    with pytest.warns(UserWarning, match="shift is 3.0, but minildm lays its steps out as pipe.spacing says"):
+        assert load(tmp_path / "theirs").schedule == NoiseSchedule.flow()  # what the network was trained with
+
+
+@pytest.mark.parametrize("dim", [2, 16, 31])
+@pytest.mark.parametrize("steps", [-1, 1, 5])
+def test_told_later(dim, steps):
+    weight, t = torch.randn(7, dim, generator=torch.Generator().manual_seed(1)), torch.tensor([5, 40, 990])
+    expected = timestep_embedding(t + steps, dim) @ weight.T
+    torch.testing.assert_close(timestep_embedding(t, dim) @ told_later(weight, steps).T, expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(told_later(told_later(weight, steps), -steps), weight, rtol=0, atol=1e-6)
+    assert told_later(weight.half(), steps).dtype == torch.float16
+
+
 def test_names_of_classes_travel(tmp_path):
     pipe = build(unet=UNET | dict(num_classes=3), labels=["cat", "dog", "红心"], guidance=2.5)
     with pytest.warns(UserWarning, match="tells its U-Net no class: pipe.unet.x_t, t, class_labels=y. does") as said:
@@ -140,6 +184,7 @@ def test_classes_without_a_no_label_are_all_there(tmp_path):
     [
         (dict(spacing="linspace"), "DDIM does not lead from one timestep of linspace to the next"),
         (dict(spacing="linspace", unet=UNET | dict(num_classes=1)), "linspace|no class"),
+        (dict(schedule=NoiseSchedule.flow()), 'steps of a flow out as spacing="linspace", and does not clip'),
     ],
 )
 def test_saving_says_what_will_differ(settings, message, tmp_path):
@@ -194,7 +239,14 @@ WORDS = dict(channels=(16, 24), groups=8, context_dim=12)
             lambda: build(unet=UNET | dict(attention=(0, 1), heads=1)),
             r"build it with heads=\[2, 3\], so that each has 8",
         ),
-        (lambda: build(NoiseSchedule.flow()), "network that predicts 'flow': expected one of 'eps', 'x_0', 'v'"),
+        (
+            lambda: build(NoiseSchedule.flow(shift=3.0)),
+            "no pipeline for .*flow, .* it has NoiseSchedule.flow.. in pixels",
+        ),
+        (
+            lambda: build(NoiseSchedule.linear().predicting("flow")),
+            "no pipeline for .*linear, .*expected a network that predicts one of 'eps', 'x_0', 'v'",
+        ),
         (lambda: build(NoiseSchedule.flow().predicting("v")), "diffusers takes betas: this schedule has no betas"),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 
 from minildm import samplers
 from minildm.schedule import NoiseSchedule
-from minildm.stable_diffusion._schedulers import _DEFAULTS, CLASSES, schedule
+from minildm.stable_diffusion._schedulers import _DEFAULTS, _FLOW, CLASSES, FLOWS, schedule
 
 FILE = Path("scheduler/scheduler_config.json")
 DISTILLED = ("LCMScheduler", "TCDScheduler")
@@ -60,15 +60,15 @@ def test_the_source_and_the_signature_say_the_same():
     assert set(spaced_ones()) <= set(CLASSES)  # none is missing
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [*CLASSES, *FLOWS])
 def test_the_defaults_are_those_of_the_class(name):
-    theirs, ours = defaults(name), _DEFAULTS | CLASSES[name]
-    assert {"beta_start", "beta_end", "beta_schedule", "prediction_type"} <= theirs.keys()
+    theirs, ours = defaults(name), _FLOW if name in FLOWS else _DEFAULTS | CLASSES[name]
+    assert ({"shift"} if name in FLOWS else {"beta_start", "beta_end", "beta_schedule"}) <= theirs.keys()
     for key in ours.keys() & theirs.keys():
         assert (key, ours[key]) == (key, theirs[key])
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [*CLASSES, *FLOWS])
 def test_no_key_of_a_class_is_unknown(name, recwarn):
     """A file that spells all defaults out is the same as one that leaves them out, and nothing complains."""
     spelled = json.loads(json.dumps({"_class_name": name, "_diffusers_version": "0.36.0"} | defaults(name)))
@@ -152,6 +152,7 @@ def test_betas_of_ones_own_and_rescaled():
         ("use_exponential_sigmas", True),
         ("use_beta_sigmas", True),
         ("use_lu_lambdas", True),
+        ("use_dynamic_shifting", True),
         ("a_key_of_tomorrow", 0.5),
         ("another", "name"),
     ],
@@ -184,7 +185,10 @@ def test_samplers_of_distilled_networks_are_named(name):
         ("EulerDiscreteScheduler", "timestep_type", "continuous", "'discrete'"),
         ("EulerDiscreteScheduler", "sigma_max", 700.0, "null"),
         ("EulerDiscreteScheduler", "final_sigmas_type", "tiny", "'zero', 'sigma_min'"),
-        ("UniPCMultistepScheduler", "use_dynamic_shifting", True, "false"),
+        ("UniPCMultistepScheduler", "use_flow_sigmas", True, "false"),
+        ("FlowMatchEulerDiscreteScheduler", "invert_sigmas", True, "false"),
+        ("FlowMatchEulerDiscreteScheduler", "shift", 0.0, "a number above 0"),
+        ("FlowMatchLCMScheduler", "_class_name", "FlowMatchLCMScheduler", "one of DDIMScheduler, "),
         ("LMSDiscreteScheduler", "steps_offset", -1, "one whole number"),
         ("LMSDiscreteScheduler", "prediction_type", None, "a name"),
         ("HeunDiscreteScheduler", "beta_start", "small", "a number above 0"),
@@ -193,6 +197,17 @@ def test_samplers_of_distilled_networks_are_named(name):
 def test_another_process_is_refused(name, key, value, expected):
     with pytest.raises(ValueError, match=f"scheduler_config.json: {key} is .* does not support: expected {expected}"):
         schedule({"_class_name": name, key: value}, FILE)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_flows(name):
+    theirs = getattr(diffusers, name)(num_train_timesteps=60)
+    ours, said = schedule({"_class_name": name, "num_train_timesteps": 60}, FILE)
+    assert ours == NoiseSchedule.flow(60) and said["spacing"] == "linspace"
+    assert (ours.noise.flip(0) - theirs.sigmas[:60]).abs().max() < 1e-6
+    for key, value in [("shift", 3.0), ("stochastic_sampling", True), ("use_dynamic_shifting", True)]:
+        with pytest.warns(UserWarning, match=f"{key} is {json.dumps(value)}, but minildm lays its steps out"):
+            assert schedule({"_class_name": name, key: value}, FILE)[0] == NoiseSchedule.flow()
 
 
 def test_as_many_betas_as_steps():

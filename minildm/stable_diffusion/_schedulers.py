@@ -4,6 +4,7 @@ Which sampler a file names does not matter here, since a call chooses its own. W
 trained with (betas, prediction), which timesteps are visited, and where the way ends.
 """
 
+import json
 import math
 from pathlib import Path
 
@@ -63,22 +64,27 @@ CLASSES = {  # what a file leaves unsaid, by the class it names
     "LMSDiscreteScheduler": _LINSPACE,
 }
 _DISTILLED = ("LCMScheduler", "TCDScheduler")
+_FLOW = {"num_train_timesteps": 1000, "shift": 1.0}
+FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
 _FIXED = {  # any other value would be another process
     "thresholding": False,
     "use_flow_sigmas": False,
-    "use_dynamic_shifting": False,
     "timestep_type": "discrete",
     "sigma_min": None,
     "sigma_max": None,
-    "shift_terminal": None,
+    "invert_sigmas": False,
 }
-_OTHER_STEPS = {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"}
+_OTHER_STEPS = {
+    *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"),
+    *("use_dynamic_shifting", "shift_terminal", "stochastic_sampling"),
+}
 _SILENT = {  # how a sampler of diffusers works, or nothing while the keys above are as they are
     *("solver_order", "solver_type", "solver_p", "algorithm_type", "predict_x0", "predictor_order", "corrector_order"),
     *("lower_order_final", "euler_at_final", "disable_corrector", "tau_func", "variance_type", "lambda_min_clipped"),
     *("interpolation_type", "skip_prk_steps", "original_inference_steps", "timestep_scaling", "noise_sampler_seed"),
     *("dynamic_thresholding_ratio", "sample_max_value", "flow_shift", "time_shift_type"),
+    *("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"),
 }
 
 
@@ -89,12 +95,19 @@ def schedule(config: dict, file: Path, name: str | None = None) -> tuple[NoiseSc
     have, and warns of what changes pictures and is not imitated.
     """
     name = config.get("_class_name", name)
-    if name is not None and name not in CLASSES:
-        refuse(file, "_class_name", name, f"one of {', '.join(CLASSES)}")
-    c = understood(config, file, _FIXED, _DEFAULTS | CLASSES.get(name, {}), _SILENT | _OTHER_STEPS, strict=False)
+    if name is not None and name not in (*CLASSES, *FLOWS):
+        refuse(file, "_class_name", name, f"one of {', '.join((*CLASSES, *FLOWS))}")
+    defaults = _FLOW if name in FLOWS else _DEFAULTS | CLASSES.get(name, {})
+    c = understood(config, file, _FIXED, defaults, _SILENT | _OTHER_STEPS, strict=False)
     for key in sorted(_OTHER_STEPS & config.keys()):
         if config[key]:
-            complain(f"{file}: {key} is true, but minildm takes its steps as timestep_spacing says")
+            complain(f"{file}: {key} is {json.dumps(config[key])}, but minildm lays its steps out as pipe.spacing says")
+    if name in FLOWS:
+        if c["shift"] != 1:  # of the steps alone: the network is told the noise itself
+            complain(f"{file}: shift is {c['shift']}, but minildm lays its steps out as pipe.spacing says")
+        return NoiseSchedule.flow(c["num_train_timesteps"]), dict(
+            spacing="linspace", offset=0, ends_clean=True, clip=math.inf
+        )
     if name in _DISTILLED:
         complain(f"{file}: {name} is for networks distilled to few steps, minildm has no such sampler")
     for key, names in (

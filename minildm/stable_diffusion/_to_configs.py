@@ -9,7 +9,7 @@ from minildm.denoiser import Denoiser
 from minildm.pipeline import LatentDiffusion
 from minildm.schedule import NoiseSchedule
 from minildm.stable_diffusion._configs import UNET, UNET_2D, VAE
-from minildm.stable_diffusion._schedulers import PREDICTS
+from minildm.stable_diffusion._schedulers import FLOWS, PREDICTS
 from minildm.text import TextEncoder, Tokenizer
 
 
@@ -128,12 +128,17 @@ def text_encoder(model: TextEncoder, tokenizer: Tokenizer) -> dict:
 
 
 def schedule(pipe: LatentDiffusion) -> dict:
-    """scheduler_config.json of the DDIM that draws as the pipeline does; ValueError for what no DDIM is told."""
+    """scheduler_config.json of the DDIM, or for a flow the Euler method, that draws as the pipeline does.
+
+    ValueError for a schedule that these do not have.
+    """
     noise = pipe.schedule
+    if pipe.vae is None and noise == NoiseSchedule.flow(len(noise)):
+        return {"_class_name": FLOWS[0], "num_train_timesteps": len(noise), "shift": 1.0}
     if noise.predicts not in PREDICTS.values():
         raise ValueError(
-            f"diffusers has no pipeline of this kind for a network that predicts {noise.predicts!r}: "
-            f"expected one of {', '.join(map(repr, PREDICTS.values()))}"
+            f"diffusers has no pipeline for {noise}: of flows it has NoiseSchedule.flow() in pixels, without a shift; "
+            f"otherwise, expected a network that predicts one of {', '.join(map(repr, PREDICTS.values()))}"
         )
     made = noise.config
     kinds = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}

@@ -20,6 +20,7 @@ from minildm.stable_diffusion import _hub as hub
 from minildm.stable_diffusion import _to_configs as to_configs
 from minildm.stable_diffusion import _weights as weights
 from minildm.stable_diffusion._names import reference_name, today
+from minildm.stable_diffusion._time import told_later
 from minildm.stable_diffusion._understood import complain, refuse
 from minildm.text import TextEncoder, Tokenizer
 
@@ -64,10 +65,12 @@ def load(
     index, names = _index(folder / INDEX)
     if variant is not None and not any(weights.find(folder / name, variant) for name in names):
         raise FileNotFoundError(f"{folder} has no weights of the variant {variant!r}: leave it out, or name another")
-    parts = {name: _network(folder / name, variant, device, dtype) for name in names}
-    unet, f = parts["unet"], parts["vae"].multiple if "vae" in parts else 1
+    schedule, settings = _scheduler(folder, index)
+    later = int(schedule.predicts == "flow")
+    parts = {name: _network(folder / name, variant, device, dtype, later) for name in names}
+    f = parts["vae"].multiple if "vae" in parts else 1
     h, w = configs.sample_size(*_config(folder / "unet"))
-    unet.schedule, settings = _scheduler(folder, index)
+    parts["unet"].schedule = schedule
     settings |= dict(size=(f * h, f * w), guidance=1.0 if names == PIXELS else GUIDANCE, sees_padding=True)
     if names != PIXELS:
         del settings["clip"]
@@ -85,8 +88,9 @@ def save(pipe: LatentDiffusion, folder: str | Path) -> Path:
     - Words and an autoencoder: StableDiffusionPipeline, or its sibling for inpainting.
     - The same without a text encoder, or one of your own (leave it out: LatentDiffusion(pipe.unet, pipe.vae)):
       diffusers opens it with from_pretrained(folder, text_encoder=None, tokenizer=None) and takes prompt_embeds=...
-    - Pixels, without words: DDIMPipeline. It is like ours with use_clipped_model_output=True. Diffusers has no pipeline
-      that tells a U-Net classes; there, call pipe.unet(x_t, t, class_labels=y), where the last y is "no label".
+    - Pixels, without words: DDIMPipeline. It is like ours with use_clipped_model_output=True. A flow becomes a
+      DDPMPipeline whose scheduler is like our "euler". Diffusers has no pipeline that tells a U-Net classes; there,
+      call pipe.unet(x_t, t, class_labels=y), where the last y is "no label".
 
     Diffusers knows one number of groups for all normalisations of a network, and without words one number of channels
     to a head. So choose before you train: Denoiser(..., groups=8) or another number that divides all widths, and heads
@@ -116,8 +120,11 @@ def save(pipe: LatentDiffusion, folder: str | Path) -> Path:
         for name, stem in weights.STEMS.items():
             if (module := getattr(pipe, name)) is None:
                 continue
+            state = storage.state(module)
+            if name == "unet" and pipe.predicts == "flow":
+                state["time.0.weight"] = told_later(state["time.0.weight"], -1)
             prefix = "text_model." if name == "text_encoder" else ""  # as on the Hub
-            tensors = {prefix + reference_name(module, key): t.contiguous() for key, t in storage.state(module).items()}
+            tensors = {prefix + reference_name(module, key): t.contiguous() for key, t in state.items()}
             save_file(tensors, part / name / f"{stem}.safetensors", {"format": "pt"})
     return folder
 
@@ -143,20 +150,25 @@ def _warn(pipe):
         complain("diffusers lets pictures see the padding of a prompt, this pipeline does not")
     if pipe.vae is not None and pipe.spacing == "leading" and pipe.offset != 1:
         complain(f"diffusers puts leading timesteps at an offset of 1, this pipeline at {pipe.offset}")
-    if pipe.spacing == "linspace":
+    if pipe.predicts == "flow":
+        if pipe.spacing != "linspace" or pipe.clip is None or math.isfinite(pipe.clip):
+            complain('diffusers lays the steps of a flow out as spacing="linspace", and does not clip: clip=math.inf')
+    elif pipe.spacing == "linspace":
         complain("diffusers' DDIM does not lead from one timestep of linspace to the next, this pipeline does")
     if pipe.vae is not None and pipe.clip is not None and math.isfinite(pipe.clip):
         complain(f"diffusers does not clip latents, this pipeline to {pipe.clip}")
     if pipe.vae is None and pipe.unet.null_class is not None:
-        complain("DDIMPipeline tells its U-Net no class: pipe.unet(x_t, t, class_labels=y) does")
+        complain("diffusers' pipeline tells its U-Net no class: pipe.unet(x_t, t, class_labels=y) does")
 
 
 def _written_index(pipe: LatentDiffusion, written: dict, part: Path) -> dict:
     """model_index.json; the tokenizer, on which it depends, is written on the way."""
-    index = {"_class_name": "DDIMPipeline", "_diffusers_version": LAYOUT}
+    scheduler = written["scheduler/scheduler_config.json"]["_class_name"]
+    kind = "DDIMPipeline" if scheduler == "DDIMScheduler" else "DDPMPipeline"  # the first would replace the scheduler
+    index = {"_class_name": kind, "_diffusers_version": LAYOUT}
     index[_OWN] = {"guidance": pipe.guidance, "labels": pipe.labels}
     index["unet"] = ["diffusers", written["unet/config.json"]["_class_name"]]
-    index["scheduler"] = ["diffusers", "DDIMScheduler"]
+    index["scheduler"] = ["diffusers", scheduler]
     if pipe.vae is None:
         return index
     tokenizer = None
@@ -228,12 +240,19 @@ def _build(build: Callable[[dict, Path], object], config: dict, file: Path):
         raise error if str(file) in str(error) else ValueError(f"{file}: {error}") from error
 
 
-def _network(folder: Path, variant: str | None, device: str | torch.device, dtype: torch.dtype) -> nn.Module:
-    """A network from its configuration, each tensor read straight into its place."""
+def _network(
+    folder: Path, variant: str | None, device: str | torch.device, dtype: torch.dtype, later: int
+) -> nn.Module:
+    """A network from its configuration, each tensor read straight into its place.
+
+    later: how many timesteps later it counts than we do, if it counts any.
+    """
     with torch.device("meta"):  # shapes only, so that nothing is held twice
         module = _build(getattr(configs, folder.name), *_config(folder))
 
     def part(name: str, tensor: Tensor) -> Tensor:
+        if name == "time.0.weight" and later:
+            return told_later(tensor, later)
         if name != "classes.weight" or len(tensor) != module.num_classes:
             return tensor
         complain(f"{folder}: its {len(tensor)} classes are all of something: without y the U-Net is told nothing")
