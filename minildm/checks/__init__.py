@@ -1,6 +1,7 @@
 """Checks of the exercises: each tries your function on random cases and, where it fails, hints at the likely mistake.
 
-One file for each lesson; all checks are attributes here: `checks.dice(your_function)`. A right answer returns a true
+The exercises of a lesson stand in a file, what learners write of each idea in files by topic; all checks are attributes
+here: `checks.dice(your_function)`. A right answer returns a true
 `Outcome`. A wrong one raises `CheckFailed`, with the smallest case that fails; the hint is found by trying well-known
 mistakes: if your results agree with those of one, that is probably what happened. An answer that is not written yet
 says so and returns a false `Outcome`, so that a lesson goes on; for a grader `checks.dice(answer, strict=True)`, or
@@ -11,6 +12,8 @@ says so and returns a false `Outcome`, so that a lesson goes on; for a grader `c
 
 from ._check import check
 from ._outcome import CheckFailed, Outcome, strict
+from .denoising import denoiser_training_step, flow_matching_step, latent_training_step
+from .latents import kl, reparameterise
 from .lesson_00 import bottom_size, three_of_a_kind
 from .lesson_01 import border_weight, dice, valid_size
 from .lesson_02 import decibels, half_noise, onward
@@ -22,6 +25,9 @@ from .lesson_07 import cross_attention_flops, decodable_latent, models_to_pay
 from .lesson_08 import retrieval, share_inside
 from .lesson_09 import guidance, overwriting, remaining
 from .lesson_11 import block_parameters, map_shape, training_bytes
+from .networks import attention, cross_attention, lora_forward, time_embedding, unet_forward
+from .noising import add_noise, ddim_step, heun_step, schedule
+from .training import training_loop, training_step
 
 __all__ = [
     "check",
@@ -58,4 +64,20 @@ __all__ = [
     "map_shape",
     "block_parameters",
     "training_bytes",
+    "unet_forward",
+    "training_step",
+    "training_loop",
+    "add_noise",
+    "schedule",
+    "denoiser_training_step",
+    "time_embedding",
+    "ddim_step",
+    "heun_step",
+    "attention",
+    "reparameterise",
+    "kl",
+    "latent_training_step",
+    "cross_attention",
+    "lora_forward",
+    "flow_matching_step",
 ]

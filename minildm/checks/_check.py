@@ -14,7 +14,7 @@ from ._compare import array, gap
 from ._guard import Function, call, copied, look_at
 from ._outcome import CheckFailed, Outcome, settle
 
-PATIENCE = 10.0  # seconds for all cases of an exercise together
+PATIENCE = 20.0  # seconds for all cases of an exercise together
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Exercise:
     difference.
     run: `run(answer, *case)` -> what is compared, where that is not the answer's own result.
     own: the package's functions that are to be written here, which an answer may not call.
+    errors: {part of an error's message: hint}, for mistakes that end in one.
     patience: seconds for all cases together.
     """
 
@@ -35,6 +36,7 @@ class Exercise:
     tolerance: float = 1e-6
     run: Function | None = None
     own: Sequence[Function] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
     patience: float = PATIENCE
 
 
@@ -75,7 +77,7 @@ def check(
 
     tolerance: largest absolute difference.  mistakes: {hint: a wrong function that deserves it, or several}.
     strict: whether an answer that is not written yet fails; None: as `checks.strict` has it.
-    more: run, own, patience, as `Exercise` has them.
+    more: run, own, errors, patience, as `Exercise` has them.
     Raises CheckFailed, an AssertionError, with the smallest failing case and the likely mistake, never the solution.
     """
     __tracebackhide__ = True  # for pytest
@@ -89,13 +91,14 @@ def compare(answer: Function, what: Exercise) -> str:
     cases = sorted(what.cases, key=_size)
     if not cases:
         raise ValueError("expected at least one case to try the answer on, got none")
+    # First the truth: what libraries load at their first call is not the learner's time.
+    right = [_result(what, what.truth, case) for case in cases]
     deadline, outputs = time.monotonic() + what.patience, []
     for case in cases:
         try:
-            outputs.append(call(answer, case, deadline, what.run, what.own))
+            outputs.append(call(answer, case, deadline, what.run, what.own, what.errors))
         except CheckFailed as failure:
             raise CheckFailed(f"{failure}\n{_show(case)}") from None
-    right = _results(what, what.truth, cases)
     worst = 0.0
     for case, output, expected in zip(cases, outputs, right, strict=True):
         difference, complaint = gap(output, expected, what.tolerance)
@@ -107,35 +110,38 @@ def compare(answer: Function, what: Exercise) -> str:
     return f"{len(cases)} random cases, largest difference {worst:.1g} (tolerance {what.tolerance:g})"
 
 
-def _results(what, function, cases):
-    copies = [[copied(one) for one in case] for case in cases]
-    return [function(*case) if what.run is None else what.run(function, *case) for case in copies]
+def _result(what, function, case):
+    case = [copied(one) for one in case]
+    return function(*case) if what.run is None else what.run(function, *case)
 
 
 def _hint(what, cases, outputs, right):
     """The first mistake that explains every output, and that at least one case can tell from the truth."""
 
-    def agree(some, others):
-        return all(not gap(one, other, max(what.tolerance, 1e-9))[1] for one, other in zip(some, others, strict=True))
+    def agree(one, other):
+        return not gap(one, other, max(what.tolerance, 1e-9))[1]
 
     def explains(make):
         try:
-            wrong = make()
-            return agree(outputs, wrong) and not agree(right, wrong)
+            wrong = []
+            for k, output in enumerate(outputs):
+                wrong.append(make(k))
+                if not agree(output, wrong[-1]):
+                    return False
+            return not all(map(agree, right, wrong))
         except Exception:  # a mistake that cannot even be made here
             return False
 
     for hint, ways in what.mistakes.items():
         for wrong in [ways] if callable(ways) else ways:
-            if explains(lambda wrong=wrong: _results(what, wrong, cases)):
+            if explains(lambda k, wrong=wrong: _result(what, wrong, cases[k])):
                 return f"\nlikely: {hint}"
     if what.run is None:
-        for k in range(len(cases[0])):
-            if explains(lambda k=k: [case[k] for case in cases]):
-                return f"\nlikely: your function returns its argument {k + 1} as it came"
-    pairs = list(zip(right, outputs, strict=True))
+        for n in range(len(cases[0])):
+            if explains(lambda k, n=n: cases[k][n]):
+                return f"\nlikely: your function returns its argument {n + 1} as it came"
     for hint, turn in _OFTEN.items():
-        if explains(lambda turn=turn: [turn(array(one).astype(float), array(o)) for one, o in pairs]):
+        if explains(lambda k, turn=turn: turn(array(right[k]).astype(float), array(outputs[k]))):
             return f"\nlikely: {hint}"
     if any(isinstance(one, Tensor) and one.dtype in (torch.float16, torch.bfloat16) for one in outputs):
         return "\nlikely: it is computed in 16 bits, which is too coarse: keep the dtype of the arguments"
@@ -158,14 +164,14 @@ def _size(case):
 
 
 def _numbers(argument):
-    """How large an argument is, to put the cases in order."""
+    """How large an argument is, to put the cases in order: numbers count by their size, a little."""
     if isinstance(argument, nn.Module):
         return sum(one.numel() for one in argument.parameters())
-    if isinstance(argument, list | tuple) and any(map(np.ndim, argument)):
-        return sum(map(_numbers, argument))
-    if np.ndim(argument):
-        return array(argument).size
-    return abs(float(argument)) * 1e-6 if isinstance(argument, int | float | np.generic | Tensor) else 0
+    if isinstance(argument, list | tuple):
+        return sum(max(1, _numbers(one)) for one in argument)
+    if isinstance(argument, Tensor | np.ndarray) and argument.ndim:
+        return int(np.prod(argument.shape))
+    return abs(float(argument)) * 1e-6 if isinstance(argument, int | float | np.generic | Tensor | np.ndarray) else 0
 
 
 def _brief(value):

@@ -19,6 +19,8 @@ def gap(output: Any, expected: Any, tolerance: float) -> tuple[float, str]:
     """
     if expected is True:
         return (0.0, "") if output is True else (1.0, "no")
+    if isinstance(expected, str):
+        return (0.0, "") if output == expected else (1.0, f"expected {expected}; found {output}")
     if isinstance(expected, Mapping):
         return _gaps({key: (output.get(key), value) for key, value in expected.items()}, tolerance)
     if isinstance(expected, tuple) and any(np.ndim(one) for one in expected):

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -21,12 +21,18 @@ Function = Callable[..., Any]
 
 
 def call(
-    answer: Function, case: tuple, deadline: float, run: Function | None = None, own: Sequence[Function] = ()
+    answer: Function,
+    case: tuple,
+    deadline: float,
+    run: Function | None = None,
+    own: Sequence[Function] = (),
+    errors: Mapping[str, str] | None = None,
 ) -> Any:
     """The answer's result for a case, of which it gets a copy.
 
     deadline: of `time.monotonic()`, when to give up.  run: calls the answer and returns what is compared, as
-    `run(answer, *case)`.  own: functions of the package that the learner is to write, so that they may not be used.
+    `run(answer, *case)`.  own: functions that the learner is to write, so that they may not be used.
+    errors: {part of an error's message: its likely reason}, besides those that everybody meets.
     Raises NotWritten for a stub, and CheckFailed for what a function may not do: fail, take too long, change its
     arguments, or leave the work to `own`.
     """
@@ -39,7 +45,7 @@ def call(
     except _TooLong:
         raise CheckFailed("your function was still running when its time was over: is there an endless loop?") from None
     except (Exception, SystemExit) as error:
-        raise CheckFailed(f"your function raised {_told(error, answer)}{_why(error)}") from None
+        raise CheckFailed(f"your function raised {_told(error, answer)}{_why(error, errors or {})}") from None
     if output is ... or output is NotImplemented:
         raise NotWritten
     if used:
@@ -204,7 +210,7 @@ _COMMON = {
 }
 
 
-def _why(error):
-    """The likely reason of an error, for those that everybody meets."""
-    reason = next((reason for known, reason in _COMMON.items() if known in str(error)), "")
+def _why(error, errors):
+    """The likely reason of an error: one of the exercise's own, or of those that everybody meets."""
+    reason = next((reason for known, reason in [*errors.items(), *_COMMON.items()] if known in str(error)), "")
     return f"\nlikely: {reason}" if reason else ""

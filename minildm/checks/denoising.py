@@ -1,0 +1,218 @@
+"""Checks of what learners write to train a denoiser: of pixels, of latents, and by flow matching."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ._check import Exercise, exercise
+from ._drawn import ALPHAS, roots, watch
+
+
+def _draw_t(x_0):
+    return torch.randint(len(ALPHAS), (len(x_0),))
+
+
+def _wide(level):
+    return level.view(-1, 1, 1, 1)
+
+
+def _mse(prediction, target):
+    return (prediction - target).square().mean()
+
+
+def _step(t=_draw_t, noise=torch.randn_like, mix=None, target=lambda x_0, eps, x_t: eps, loss=_mse, shown=lambda t: t):
+    """A denoiser's training step, with something else in a place."""
+
+    def usual(x_0, eps, a):
+        return a.sqrt() * x_0 + (1 - a).sqrt() * eps
+
+    def apply(model, x_0, alphas_cumprod):
+        at, eps = t(x_0), noise(x_0)
+        x_t = (mix or usual)(x_0, eps, _wide(alphas_cumprod[at.long().clamp(0, len(alphas_cumprod) - 1)]))
+        return loss(model(x_t, shown(at)), target(x_0, eps, x_t))
+
+    return apply
+
+
+def _draws(steps):
+    """Mistakes in what a step draws, for `steps`, which makes a step with something else in a place."""
+    return {
+        "t is drawn once for the whole batch; each picture has its own": steps(
+            t=lambda x_0: torch.randint(len(ALPHAS), (1,)).expand(len(x_0))
+        ),
+        "the last timestep is never drawn: randint leaves its upper end out": steps(
+            t=lambda x_0: torch.randint(len(ALPHAS) - 1, (len(x_0),))
+        ),
+        "the first timestep is never drawn: t counts from 0": steps(
+            t=lambda x_0: torch.randint(1, len(ALPHAS), (len(x_0),))
+        ),
+        "one noise for the whole batch; each picture has its own": steps(
+            noise=lambda x_0: torch.randn_like(x_0[:1]).expand_as(x_0)
+        ),
+        "the noise is drawn with rand, between 0 and 1; it is normal: randn": steps(noise=torch.rand_like),
+        "roots are missing: alphas_cumprod is a share of the variance": steps(mix=lambda x, e, a: a * x + (1 - a) * e),
+        "signal and noise are exchanged": steps(mix=lambda x, e, a: (1 - a).sqrt() * x + a.sqrt() * e),
+        "the answer is compared with the clean picture; asked is the noise": steps(target=lambda x, e, x_t: x),
+        "the answer is compared with x_t, which the model was given": steps(target=lambda x, e, x_t: x_t),
+        "a sum of squares grows with the picture: take the mean": steps(loss=lambda p, y: (p - y).square().sum()),
+        "the errors are not squared": steps(loss=lambda p, y: (p - y).abs().mean()),
+        "the errors are averaged with their signs: square them first": steps(loss=lambda p, y: (p - y).mean()),
+        "no gradient can go through: leave out detach, no_grad and item": steps(loss=lambda p, y: _mse(p, y).detach()),
+    }
+
+
+@exercise
+def denoiser_training_step() -> Exercise:
+    """`answer(model, x_0, alphas_cumprod)`: pictures (b, c, h, w) -> the loss of a denoiser that says eps.
+
+    Draw t (b,), whole numbers, and eps; the model is asked once, as model(x_t, t); the loss is the mean squared error.
+    """
+    cases = [(1, (1, 2, 3)), (2, (2, 4, 3)), (3, (3, 2, 5))]
+
+    def run(answer, seed, shape):
+        def ask(model, x_0):
+            return answer(model, x_0, ALPHAS.clone())
+
+        return watch(seed, shape, ask, lambda x_0: {"x_0": x_0}, roots(ALPHAS))
+
+    return Exercise(_step(), cases, _draws(_step), run=run, patience=30)
+
+
+class _Encoder(nn.Module):
+    """Stands in for an autoencoder, trainable, whose latents have a spread that needs its scale factor."""
+
+    scale_factor = 0.25
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(3.5, dtype=torch.float64))
+        self.encoded = self.drawn = False
+
+    def encode(self, x):
+        self.encoded, self.mean = True, self.weight * F.avg_pool2d(x, 2).flip(1)
+        return self
+
+    @property
+    def std(self):
+        self.drawn = True
+        return torch.full_like(self.mean, 1e-6)  # so small that a sample is the mean, for what is found out of it
+
+    @property
+    def logvar(self):
+        return 2 * self.std.log()
+
+    def sample(self, generator=None):
+        return self.at(torch.randn_like(self.mean))
+
+    def at(self, eps):
+        return self.mean + self.std * eps
+
+    def scale(self, z):
+        return z * self.scale_factor
+
+
+@exercise
+def latent_training_step() -> Exercise:
+    """`answer(model, vae, x_0, alphas_cumprod)`: pictures (b, c, h, w) -> the loss of a denoiser of latents.
+
+    A latent is a sample of vae.encode(x_0), times vae.scale_factor; the vae learns nothing. The rest is as for pixels.
+    """
+    cases = [(4, (1, 4, 6)), (5, (2, 8, 6)), (6, (3, 4, 10))]
+
+    def run(answer, seed, shape):
+        made = []
+
+        def ask(model, x_0):
+            made.append(_Encoder())
+            loss = answer(model, made[-1], x_0, ALPHAS.clone())
+            if len(made) == 1 and torch.is_tensor(loss) and loss.requires_grad and not loss.ndim:
+                loss.backward()
+            return loss
+
+        def bases(x_0):
+            vae = made[-1]
+            if not vae.encoded:
+                return {"the pictures; vae.encode is never called": x_0}
+            z, factor = vae.mean.detach(), vae.scale_factor
+            return {
+                "the scaled latent": factor * z,
+                "a latent, not scaled": z,
+                "a latent, divided by the factor": z / factor,
+            }
+
+        facts = watch(seed, shape, ask, bases, roots(ALPHAS))
+        drawn = {"the latent is a sample of its cloud, not its mean": made[0].drawn}
+        return drawn | facts | {"the vae gets no gradient": made[0].weight.grad is None}
+
+    def latent(scale=lambda z, vae: z * vae.scale_factor, draw=lambda cloud: cloud.sample(), frozen=True, **other):
+        def apply(model, vae, x_0, alphas_cumprod):
+            with torch.set_grad_enabled(not frozen):
+                z = scale(draw(vae.encode(x_0)), vae)
+            return _step(**other)(model, z, alphas_cumprod)
+
+        return apply
+
+    mistakes = {
+        "the latent is not scaled: times vae.scale_factor its spread is 1": latent(lambda z, vae: z),
+        "divided by the scale factor: that is the way back, before decoding": latent(
+            lambda z, vae: z / vae.scale_factor
+        ),
+        "the middle of the cloud is taken; a sample is asked for": latent(draw=lambda cloud: cloud.mean),
+        "the pictures themselves are noised; encode them first": (
+            lambda model, vae, x_0, alphas_cumprod: _step()(model, x_0, alphas_cumprod)
+        ),
+        "the autoencoder is trained along: encode inside torch.no_grad()": latent(frozen=False),
+        **_draws(latent),
+    }
+    return Exercise(latent(), cases, mistakes, run=run, patience=30)
+
+
+@exercise
+def flow_matching_step() -> Exercise:
+    """`answer(model, x_0)`: pictures (b, c, h, w) -> the loss of flow matching on straight paths.
+
+    Draw t (b,), evenly from 0, the picture, to 1, the noise, and eps; x_t = (1 - t) x_0 + t eps; the model is asked
+    once, as model(x_t, t), for eps - x_0; the loss is the mean squared error.
+    """
+    cases = [(7, (1, 2, 3)), (8, (2, 4, 3)), (9, (3, 2, 5))]
+    ways = {
+        "as (1 - t) x_0 + t eps": lambda t: (1 - t, t),
+        "turned around, t x_0 + (1 - t) eps": lambda t: (t, 1 - t),
+        "on a circle, as diffusion does": lambda t: ((1 - t).clamp(0).sqrt(), t.clamp(0).sqrt()),
+    }
+
+    def run(answer, seed, shape):
+        return watch(seed, shape, answer, lambda x_0: {"x_0": x_0}, ways, straight=True)
+
+    def flow(t=lambda x: torch.rand(len(x), dtype=x.dtype), noise=torch.randn_like, mix=None, target=None, loss=_mse):
+        def apply(model, x_0):
+            at, eps = t(x_0), noise(x_0)
+            u = _wide(at)
+            x_t = mix(x_0, eps, u) if mix else (1 - u) * x_0 + u * eps
+            return loss(model(x_t, at), target(x_0, eps, x_t) if target else eps - x_0)
+
+        return apply
+
+    mistakes = {
+        "the sign: the way goes from the picture to the noise, eps - x_0": flow(target=lambda x, e, x_t: x - e),
+        "t runs the wrong way: at t = 0 is the picture": flow(mix=lambda x, e, t: t * x + (1 - t) * e),
+        "the answer is compared with the noise; flow matching asks for eps - x_0": flow(target=lambda x, e, x_t: e),
+        "the answer is compared with the picture; flow matching asks for eps - x_0": flow(target=lambda x, e, x_t: x),
+        "the answer is compared with x_t - x_0, a part of the way: take all of it, eps - x_0": flow(
+            target=lambda x, e, x_t: x_t - x
+        ),
+        "square roots: on a straight path the shares are 1 - t and t": flow(
+            mix=lambda x, e, t: (1 - t).sqrt() * x + t.sqrt() * e
+        ),
+        "t is drawn once for the whole batch; each picture has its own": flow(
+            t=lambda x: torch.rand(1, dtype=x.dtype).expand(len(x))
+        ),
+        "t is normal; draw it evenly between 0 and 1: rand": flow(t=lambda x: torch.randn(len(x), dtype=x.dtype)),
+        "the noise is drawn with rand, between 0 and 1; it is normal: randn": flow(noise=torch.rand_like),
+        "one noise for the whole batch; each picture has its own": flow(
+            noise=lambda x: torch.randn_like(x[:1]).expand_as(x)
+        ),
+        "a sum of squares grows with the picture: take the mean": flow(loss=lambda p, y: (p - y).square().sum()),
+        "no gradient can go through: leave out detach, no_grad and item": flow(loss=lambda p, y: _mse(p, y).detach()),
+    }
+    return Exercise(flow(), cases, mistakes, run=run, patience=30)

@@ -1,0 +1,79 @@
+"""Checks of what learners write of a VAE: a sample of its cloud, and the cloud's divergence."""
+
+import torch
+
+from minildm.autoencoder import Gaussian
+
+from ._check import Exercise, exercise
+
+
+@exercise
+def reparameterise() -> Exercise:
+    """`answer(mean, log_variance, eps)`: the sample of a cloud that noise eps stands for; all (b, c, h, w)."""
+    draw = torch.Generator().manual_seed(61)
+    shapes = ((1, 2, 3, 4), (2, 3, 4, 5), (3, 2, 5, 4))
+    cases = [tuple(torch.randn(3, *shape, generator=draw, dtype=torch.float64)) for shape in shapes]
+
+    def run(answer, mean, log_variance, eps):
+        mean, log_variance = (one.clone().requires_grad_() for one in (mean, log_variance))
+        sample = answer(mean, log_variance, eps)
+        back = torch.is_tensor(sample) and sample.requires_grad
+        grads = torch.autograd.grad(sample.sum(), [mean, log_variance], allow_unused=True) if back else [None, None]
+        reached = {
+            f"a gradient reaches {name}": grad is not None
+            for name, grad in zip(("mean", "log_variance"), grads, strict=True)
+        }
+        return {"the sample": sample, **reached}
+
+    def cloud(std=lambda v: (v / 2).exp(), centre=lambda m: m, sign=1):
+        return lambda mean, log_variance, eps: centre(mean) + sign * std(log_variance) * eps
+
+    mistakes = {
+        "that multiplies by the variance; the deviation is its root, exp(log_variance / 2)": cloud(lambda v: v.exp()),
+        "log_variance is a logarithm: take its exponential": [cloud(lambda v: v), cloud(lambda v: v / 2)],
+        "the root of the logarithm is not the logarithm of the root": cloud(lambda v: v.abs().sqrt()),
+        "twice too large in the exponent: the deviation is exp(log_variance / 2)": cloud(lambda v: (2 * v).exp()),
+        "the mean is missing": cloud(centre=torch.zeros_like),
+        "the noise is missing: that is the middle of the cloud": cloud(torch.zeros_like),
+        "the noise is not weighted by the deviation": cloud(torch.ones_like),
+        "the noise is subtracted": cloud(sign=-1),
+        "no gradient can go through: leave out detach, .data, no_grad and item": [
+            lambda *case: cloud()(*case).detach(),
+            cloud(lambda v: (v.detach() / 2).exp()),
+            cloud(centre=lambda m: m.detach()),
+        ],
+    }
+    return Exercise(cloud(), cases, mistakes, run=run)
+
+
+@exercise
+def kl() -> Exercise:
+    """`answer(mean, log_variance)`: the divergence of a cloud (b, c, h, w) from the standard normal, in nats, (b,)."""
+    draw = torch.Generator().manual_seed(62)
+    shapes = ((1, 2, 3, 4), (2, 3, 4, 5), (3, 2, 5, 4))
+    cases = [tuple(torch.randn(2, *shape, generator=draw, dtype=torch.float64)) for shape in shapes]
+
+    def nats(square=torch.square, variance=torch.exp, log=lambda v: v, one=1.0, half=0.5):
+        return lambda m, v: half * (square(m) + variance(v) - one - log(v))
+
+    def divergence(join=lambda each: each.flatten(1).sum(1), **slip):
+        return lambda mean, log_variance: join(nats(**slip)(mean, log_variance))
+
+    mistakes = {
+        "the half is missing": divergence(half=1.0),
+        "the sign is turned around: a divergence is never negative": divergence(half=-0.5),
+        "a mean over the numbers: nats add up": divergence(lambda each: each.flatten(1).mean(1)),
+        "a single number: each picture has its own": [divergence(torch.sum), divergence(torch.mean)],
+        "summed over the batch: each picture has its own": divergence(lambda each: each.sum(0)),
+        "not summed yet: the numbers of a picture belong together": divergence(lambda each: each),
+        "the mean is not squared": [divergence(square=lambda m: m), divergence(square=torch.abs)],
+        "log_variance is a logarithm: the variance is its exponential": divergence(variance=lambda v: v),
+        "the variance is exp(log_variance); its root is the deviation": divergence(variance=lambda v: (v / 2).exp()),
+        "the deviation is squared: exp(log_variance) is the variance already": divergence(
+            variance=lambda v: (2 * v).exp()
+        ),
+        "the 1 is missing: the standard normal itself must give 0": divergence(one=0.0),
+        "the logarithm's sign: a narrow cloud costs, too": divergence(log=lambda v: -v),
+        "the logarithm is missing: it keeps the cloud from becoming a point": divergence(log=torch.zeros_like),
+    }
+    return Exercise(divergence(), cases, mistakes, own=[Gaussian.kl])
