@@ -15,6 +15,7 @@ import torch
 from minildm import checks, metrics
 from minildm.checks import _guard
 from minildm.checks._check import EXERCISES, compare
+from minildm.checks._drawn import NONE
 
 
 def total(x, y):
@@ -266,6 +267,16 @@ def test_every_exercise_can_tell_its_mistakes(name):
             with pytest.raises(checks.CheckFailed) as info:
                 getattr(checks, name)(lambda *case, wrong=wrong: wrong(*case))
             assert f"likely: {hint}\n" in str(info.value) or "your function raised" in str(info.value)
+
+
+@pytest.mark.parametrize("name", [name for name, describe in EXERCISES.items() if describe().run is not None])
+def test_of_a_right_answer_everything_is_found_out(name):
+    """Where facts are compared in place of results, all of them hold for the truth, and none is unknown."""
+    what = EXERCISES[name]()
+    facts = [what.run(what.truth, *case) for case in what.cases]
+    assert facts[0] and not [
+        found for found in facts for fact in found.values() if fact is False or isinstance(fact, str) and fact == NONE
+    ]
 
 
 @pytest.mark.parametrize("name", EXERCISES)

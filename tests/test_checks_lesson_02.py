@@ -15,7 +15,7 @@ def decibels(alphas_cumprod):
 
 
 def half_noise(betas):
-    return int((NoiseSchedule(betas).alphas_cumprod > 0.5).sum())
+    return int((NoiseSchedule.from_betas(betas).alphas_cumprod > 0.5).sum())
 
 
 @pytest.mark.parametrize("answer", [onward, decibels, half_noise])

@@ -11,8 +11,8 @@ from minildm.attention import Attention, attention_maps
 
 def good_latent(z_t, v, now, scale):
     """By the package: a schedule whose first timestep has this alpha bar."""
-    schedule = NoiseSchedule([1 - now])
-    x0_hat, _ = schedule.read("v", v.double(), z_t.double(), torch.zeros(len(z_t), dtype=torch.long))
+    schedule = NoiseSchedule.from_betas([1 - now]).predicting("v")
+    x0_hat, _ = schedule.read(v.double(), z_t.double(), torch.zeros(len(z_t), dtype=torch.long))
     return x0_hat / scale
 
 

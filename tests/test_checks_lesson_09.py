@@ -30,7 +30,7 @@ def good_remaining(timesteps, strength):
 
 def good_overwriting(x_t, z, eps, now, new):
     """By the package: a schedule whose first timestep has this alpha bar."""
-    noised = NoiseSchedule([1 - now]).add_noise(z, eps, torch.zeros(len(z), dtype=torch.long))
+    noised = NoiseSchedule.from_betas([1 - now]).add_noise(z, eps, torch.zeros(len(z), dtype=torch.long))
     return torch.where(new > 0, x_t, noised)
 
 

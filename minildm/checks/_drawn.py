@@ -133,7 +133,9 @@ def _facts(record, ways, straight=False):
     right = next(iter(ways))
     t, name = record.t.double().view(ROUNDS, BATCH), record.base(ways[right])
     facts = {"each picture has its own t": bool((t.amax(1) > t.amin(1)).double().mean() > 0.5)}
-    if straight:
+    if not facts["each picture has its own t"]:
+        pass  # too few were drawn to say more of them
+    elif straight:
         facts["t lies evenly between 0 and 1"] = bool(
             0 <= t.min() < 0.1 and 0.9 < t.max() <= 1 and abs(t.mean() - 0.5) < 0.07 and abs(t.std() - 12**-0.5) < 0.05
         )
@@ -161,8 +163,8 @@ def watch(
 ) -> dict[str, Any]:
     """Call a step many times, and find out what it does.
 
-    ask: (model, x_0) -> the loss.  bases: (x_0) -> what may have been noised, by name.  ways: how signal and noise may be mixed,
-    by name, the right one first.  straight: t goes evenly from 0 to 1; else it counts timesteps.
+    ask: (model, x_0) -> the loss.  bases: (x_0) -> what may have been noised, by name.  ways: how signal and noise may
+    be mixed, by name, the right one first.  straight: t goes evenly from 0 to 1; else it counts timesteps.
     """
     kept, facts = [], {}
     with seeded(seed):

@@ -4,8 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from minildm.losses import denoising_error, denoising_loss, draw_noise
+
 from ._check import Exercise, exercise
 from ._drawn import ALPHAS, roots, watch
+
+OWN = [draw_noise, denoising_error, denoising_loss]
 
 
 def _draw_t(x_0):
@@ -75,7 +79,7 @@ def denoiser_training_step() -> Exercise:
 
         return watch(seed, shape, ask, lambda x_0: {"x_0": x_0}, roots(ALPHAS))
 
-    return Exercise(_step(), cases, _draws(_step), run=run, patience=30)
+    return Exercise(_step(), cases, _draws(_step), run=run, own=OWN, patience=30)
 
 
 class _Encoder(nn.Module):
@@ -85,7 +89,7 @@ class _Encoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.weight = nn.Parameter(torch.tensor(3.5, dtype=torch.float64))
+        self.weight = nn.Parameter(torch.tensor(8.0, dtype=torch.float64))
         self.encoded = self.drawn = False
 
     def encode(self, x):
@@ -164,7 +168,7 @@ def latent_training_step() -> Exercise:
         "the autoencoder is trained along: encode inside torch.no_grad()": latent(frozen=False),
         **_draws(latent),
     }
-    return Exercise(latent(), cases, mistakes, run=run, patience=30)
+    return Exercise(latent(), cases, mistakes, run=run, own=OWN, patience=30)
 
 
 @exercise
@@ -215,4 +219,4 @@ def flow_matching_step() -> Exercise:
         "a sum of squares grows with the picture: take the mean": flow(loss=lambda p, y: (p - y).square().sum()),
         "no gradient can go through: leave out detach, no_grad and item": flow(loss=lambda p, y: _mse(p, y).detach()),
     }
-    return Exercise(flow(), cases, mistakes, run=run, patience=30)
+    return Exercise(flow(), cases, mistakes, run=run, own=OWN, patience=30)
