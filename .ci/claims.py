@@ -47,19 +47,23 @@ squared, lower is better. Kernel distance: from a set of pictures to real ones, 
 
 
 def rows(folder: Path) -> list[tuple[str, str, str]]:
-    """(claim, notebook's file name, what was measured) of every claim that the notebooks of a folder print, in order.
+    """(claim, notebook, what was measured) of every claim that the notebooks in a folder print, in order.
 
-    Raises ValueError for a claim that is not in the list.
+    The notebook is its path in there: a lesson's, or that of its evidence. Raises ValueError for a claim that is not
+    in the list.
     """
     found = []
-    for path in sorted(folder.glob("*.ipynb")):
+    for path in sorted([*folder.glob("*.ipynb"), *folder.glob("evidence/*.ipynb")]):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
                 if output.get("name") == "stdout":
-                    found += [(claim, path.name, text) for claim, text in LINE.findall("".join(output["text"]))]
+                    found += [
+                        (claim, path.relative_to(folder).as_posix(), text)
+                        for claim, text in LINE.findall("".join(output["text"]))
+                    ]
     if unknown := sorted({claim for claim, *_ in found} - CLAIMS.keys()):
         raise ValueError(f"a notebook prints {', '.join(unknown)}, which .ci/claims.py does not list")
-    return sorted(found, key=lambda row: row[:2])
+    return sorted(found, key=lambda row: (row[0], Path(row[1]).name, row[1]))
 
 
 def table(found: list[tuple[str, str, str]]) -> str:
@@ -77,7 +81,7 @@ def table(found: list[tuple[str, str, str]]) -> str:
     ]
     for claim, name, text in found:
         measured = text.replace("|", "\\|")
-        lines.append(f"| {claim} | {CLAIMS[claim]} | {measured} | [{name[:2]}](notebooks/{name}) |")
+        lines.append(f"| {claim} | {CLAIMS[claim]} | {measured} | [{Path(name).name[:2]}](notebooks/{name}) |")
     missing = sorted(CLAIMS.keys() - {claim for claim, *_ in found})
     rest = ["", f"Not measured yet: {'; '.join(f'{claim}, {CLAIMS[claim]}' for claim in missing)}."] if missing else []
     return "\n".join([*lines, *rest, "", ""])

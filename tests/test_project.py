@@ -20,7 +20,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = LESSONS + sorted((ROOT / "notebooks").glob("evidence/*.ipynb"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -109,7 +110,7 @@ def test_the_lesson_table_has_every_lesson_and_links_those_that_exist():
     table = re.findall(r"^\| (\d\d) \| (.+?) \|", README, re.MULTILINE)
     assert [number for number, _ in table] == [f"{n:02}" for n in range(14)]
     linked = [Path(link).name for _, title in table for link in links(title)]
-    assert linked == [path.name for path in NOTEBOOKS]
+    assert linked == [path.name for path in LESSONS]
 
 
 def test_the_table_of_claims_is_what_the_notebooks_print():
@@ -134,6 +135,11 @@ def test_claims_are_read_from_printed_lines(tmp_path):
     assert f"Not measured yet: C02, {claims.CLAIMS['C02']}; C03, " in text and "; C12, " not in text
     assert claims.updated(text, []) == f"a\n{claims.BEGIN}\n{claims.END}\nb\n"
     assert claims.rows(tmp_path / "none") == []
+    (tmp_path / "evidence").mkdir()
+    (tmp_path / "evidence" / "01_a.ipynb").write_text(json.dumps({"cells": [{"outputs": [outputs[0]]}]}))
+    found = claims.rows(tmp_path)
+    assert [name for _, name, _ in found] == ["01_a.ipynb", "evidence/01_a.ipynb"] * 2
+    assert "[01](notebooks/evidence/01_a.ipynb) |" in claims.table(found)
     (tmp_path / "02_b.ipynb").write_text(json.dumps({"cells": [{"outputs": [{"name": "stdout", "text": "C77: x"}]}]}))
     with pytest.raises(ValueError, match="C77"):
         claims.rows(tmp_path)
