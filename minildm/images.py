@@ -58,8 +58,10 @@ def to_unit(images: Images, channels: int | None = 3, ground: Colour = "white") 
             f"expected images as floats in [0, 1], uint8, uint16 or bool, got {x.dtype}, which does not say its range: "
             "convert to uint8 what goes from 0 to 255"
         )
-    x = x.to(torch.float32) / _TOP[x.dtype] if x.dtype in _TOP else x.to(torch.float32)
-    _check_unit(x)
+    if x.dtype in _TOP:
+        x = x.to(torch.float32) / _TOP[x.dtype]
+    else:
+        _check_unit(x := x.to(torch.float32))
     return _with_channels(x, channels, ground)
 
 

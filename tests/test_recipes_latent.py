@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from minildm import LatentDiffusion, data, judge, weights
+from minildm import LatentDiffusion, data, images, judge, weights
 from minildm.data.prompts import HELD_OUT_SHAPES
 from minildm.recipes import labelled, scenes_latent, scenes_pixel, vae_pocket
 from minildm.recipes.studies import scenes_latent_brief, vae_sizes
@@ -41,7 +41,7 @@ def vae():
 
 def test_the_autoencoder_is_written_with_its_scale_and_its_record(tmp_path, monkeypatch):
     monkeypatch.setattr(vae_pocket, "evaluate", lambda model: {"scenes_psnr": 7.0})
-    monkeypatch.setattr(vae_pocket, "scale", lambda model: model.measure_scale(vae_pocket.signed(vae_pocket.scenes(4))))
+    monkeypatch.setattr(vae_pocket, "scale", lambda model: model.measure_scale(images.to_model(vae_pocket.scenes(4))))
     path = vae_pocket.run(tmp_path / "v.safetensors", steps=2, seed=1)
     record, model = weights.record(path), weights.load(path)
     assert record["recipe"] == "vae-pocket" and record["steps"] == 2 and record["heldout"] == {"scenes_psnr": 7.0}
@@ -53,7 +53,7 @@ def test_the_autoencoder_is_written_with_its_scale_and_its_record(tmp_path, monk
 def test_a_rescaled_autoencoder_is_the_same_in_another_unit(vae):
     other = copy.deepcopy(vae)
     vae_pocket.rescale_latents(other, 3.0)
-    x = vae_pocket.signed(vae_pocket.scenes(2))
+    x = images.to_model(vae_pocket.scenes(2))
     with torch.no_grad():
         latent, rescaled = vae.encode(x), other.encode(x)
         assert (rescaled.mean - 3 * latent.mean).abs().max() < 1e-5
@@ -84,7 +84,7 @@ def test_the_autoencoder_learns_from_what_is_not_held_out(monkeypatch):
 
 def test_a_finetuned_decoder_sees_through_noise_and_the_encoder_stays(vae):
     finetuned = copy.deepcopy(vae)
-    x = vae_pocket.signed(vae_pocket.scenes(8))
+    x = images.to_model(vae_pocket.scenes(8))
     z = vae.scale(vae.encode(x).mean).detach()
     noisy = vae.unscale(z + 0.4 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0)))
 
@@ -134,7 +134,7 @@ def test_the_third_arm_is_the_second_on_another_autoencoder(tmp_path, monkeypatc
         monkeypatch.setattr(weights, name, redirect)
     monkeypatch.setattr(labelled, "quality", lambda model, space, **how: {"recognised": 0.5})
     monkeypatch.setattr(vae_pocket, "evaluate", lambda model: {"scenes_psnr": 7.0})
-    monkeypatch.setattr(vae_pocket, "scale", lambda model: model.measure_scale(vae_pocket.signed(vae_pocket.scenes(4))))
+    monkeypatch.setattr(vae_pocket, "scale", lambda model: model.measure_scale(images.to_model(vae_pocket.scenes(4))))
     path = scenes_latent_brief.run(tmp_path / "b.safetensors", steps=1)
     record = weights.record(path)
     assert record["kept"] == "this" and weights.load(path).config == scenes_latent.network().config
@@ -151,7 +151,7 @@ def test_spaces_go_there_and_back(vae):
     assert pixels.shape == pictures.shape[1:] and latents.shape == (4, 16, 16)
     decoded = latents.pictures(latents.mean[at])
     assert (decoded - vae_pocket.rebuilt(vae, pictures[at])).abs().max() < 1e-5
-    latent = vae.encode(vae_pocket.signed(pictures[at]))
+    latent = vae.encode(images.to_model(pictures[at]))
     expected = vae.scale(latent.sample(torch.Generator().manual_seed(0))).detach()
     assert (latents.take(at, torch.Generator().manual_seed(0)) - expected).abs().max() < 1e-5
 
@@ -194,14 +194,14 @@ def test_label_and_noise_come_from_the_generator(monkeypatch, vae):
     assert all(torch.equal(one[name], again[name]) for name in one) and not torch.equal(one["y"], other["y"])
     without = one["y"] == model.null_class
     assert 0.05 < without.float().mean() < 0.16
-    of = {picture.numpy().tobytes(): label for picture, label in zip(vae_pocket.signed(pictures), labels, strict=True)}
+    of = {picture.numpy().tobytes(): label for picture, label in zip(images.to_model(pictures), labels, strict=True)}
     for x, y in zip(one["x_0"][~without], one["y"][~without], strict=True):
         assert of[x.numpy().tobytes()] == y
 
 
 def test_sizes_are_kept_and_read_again(tmp_path, monkeypatch, few):
     monkeypatch.setattr(vae_pocket, "evaluate", lambda model: {"scenes_psnr": 7.0})
-    monkeypatch.setattr(vae_pocket, "scale", lambda model: model.measure_scale(vae_pocket.signed(vae_pocket.scenes(4))))
+    monkeypatch.setattr(vae_pocket, "scale", lambda model: model.measure_scale(images.to_model(vae_pocket.scenes(4))))
     monkeypatch.setattr(labelled, "quality", lambda model, space, **how: {"recognised": 0.5})
     row = vae_sizes.row("f = 8, 4 channels", steps=1)
     assert (row["f"], row["channels"], row["numbers"], row["scenes_psnr"], row["recognised"]) == (8, 4, 256, 7.0, 0.5)
@@ -225,7 +225,7 @@ def test_diffusers_opens_the_shipped_autoencoder():
     ours = weights.load("vae-pocket")
     theirs = diffusers.AutoencoderKL.from_config(to_configs.vae(ours, [64, 64]))
     theirs.load_state_dict({reference_name(ours, name): tensor for name, tensor in ours.state_dict().items()})
-    x = vae_pocket.signed(vae_pocket.scenes(2))
+    x = images.to_model(vae_pocket.scenes(2))
     with torch.no_grad():
         latent, their_latent = ours.encode(x), theirs.encode(x).latent_dist
         assert (latent.mean - their_latent.mean).abs().max() < 1e-5 * latent.mean.abs().max()
@@ -241,7 +241,7 @@ def test_the_shipped_latent_denoiser_draws_what_is_asked_for_and_an_unscaled_lat
     share = labelled.recognised(pictures, torch.tensor(labels)).mean()
     assert share == pytest.approx(record["final"]["recognised"], abs=0.3)
     assert all(judge.inspect(pictures[:4]))
-    z = vae.encode(vae_pocket.signed(vae_pocket.scenes(4))).mean.detach()
+    z = vae.encode(images.to_model(vae_pocket.scenes(4))).mean.detach()
     with pytest.raises(ValueError, match="call vae.scale"):
         pipe.decode(z)
     assert pipe.decode(vae.scale(z)).shape == (4, 3, 64, 64)

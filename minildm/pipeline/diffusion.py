@@ -248,7 +248,7 @@ class LatentDiffusion:
         """Pictures, as `steps` takes them, to what the denoiser works on: scaled latents, or pixels. -> (b, c, h, w)"""
         x = inputs.pictures(pictures, None, self._space.picture_channels)
         inputs.side_lengths(x.shape[2:], self.multiple)
-        return self._space.encode(images.to_model(x, None).to(self.device), self.tile).to(self.device)
+        return self._space.encode(images.to_model(x, x.shape[1]).to(self.device), self.tile).to(self.device)
 
     @torch.no_grad()
     def decode(self, z: Tensor, *, check: bool = True) -> Tensor:

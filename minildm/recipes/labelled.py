@@ -16,9 +16,10 @@ from minildm import data, judge, metrics, samplers
 from minildm.autoencoder import AutoencoderKL
 from minildm.data.prompts import HELD_OUT_SHAPES
 from minildm.denoiser import Denoiser
+from minildm.images import from_model, to_model
 from minildm.losses import denoising_loss, draw_noise
 from minildm.recipes import Job
-from minildm.recipes.vae_pocket import SIZE, signed
+from minildm.recipes.vae_pocket import SIZE
 from minildm.schedule import NoiseSchedule
 from minildm.training import History, train
 
@@ -63,10 +64,10 @@ class Pixels:
         self.scenes = scenes
 
     def take(self, at: Tensor, generator: torch.Generator) -> Tensor:
-        return signed(self.scenes[at])
+        return to_model(self.scenes[at])
 
     def pictures(self, x: Tensor) -> Tensor:
-        return x.add(1).div(2).clamp(0, 1)
+        return from_model(x)
 
 
 class Latents:
@@ -77,7 +78,7 @@ class Latents:
     @torch.no_grad()
     def __init__(self, scenes: Tensor, vae: AutoencoderKL):
         self.vae = vae
-        found = [vae.encode(signed(part)) for part in scenes.split(100)]
+        found = [vae.encode(to_model(part)) for part in scenes.split(100)]
         self.mean, self.std = (vae.scale(torch.cat([getattr(one, name) for one in found])) for name in ("mean", "std"))
         self.shape = tuple(self.mean.shape[1:])
 
@@ -86,7 +87,7 @@ class Latents:
 
     def pictures(self, x: Tensor) -> Tensor:
         decoded = [self.vae.decode(self.vae.unscale(part)) for part in x.split(64)]
-        return torch.cat(decoded).add(1).div(2).clamp(0, 1)
+        return from_model(torch.cat(decoded))
 
 
 def fit(model: Denoiser, space: Space, labels: Tensor, steps: int, seed: int = 0, **options: Any) -> History:
@@ -132,7 +133,7 @@ def quality(model: Denoiser, space: Space, each: int = 2, seed: int = 0) -> dict
     labels = torch.tensor(LABELS).repeat(each)
     drawn = draw(model, space, labels, seed=seed)
     real, _ = scenes(3 * len(labels), TEST_SEED)
-    found = metrics.compare(judge.features(drawn), judge.features(real.float() / 255), "features of scenes-judge")
+    found = metrics.compare(judge.features(drawn), judge.features(real), "features of scenes-judge")
     share = recognised(drawn, labels).mean().item()
     return {"recognised": share, "kernel": found.kernel, "floor": found.kernel_floor}
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from minildm import data, judge, metrics, samplers
 from minildm.denoiser import Denoiser
+from minildm.images import to_model
 from minildm.losses import denoising_error, denoising_loss, draw_noise
 from minildm.recipes import RUNS, Job
 from minildm.schedule import NoiseSchedule
@@ -34,8 +34,7 @@ def pictures(split: str = "train") -> Tensor:
     """One picture of each drawing, without its copies in five skin tones. (n, 3, 32, 32) in [-1, 1]"""
     drawings = data.openmoji(SIZE, split=split)
     once = [i for i, name in enumerate(drawings["name"]) if "skin tone" not in name]
-    pixels = np.stack([np.asarray(image) for image in drawings.select(once)["image"]])  # (n, h, w, 3) uint8
-    return torch.from_numpy(pixels).movedim(-1, 1) / 127.5 - 1
+    return to_model(drawings.select(once)["image"])
 
 
 def fit(model: Denoiser, x: Tensor, steps: int = STEPS, seed: int = 0, **options: Any) -> History:

@@ -23,6 +23,7 @@ from minildm.data import sprites
 from minildm.data._cache import cached
 from minildm.data.scenes import CONTENT
 from minildm.denoiser import Denoiser
+from minildm.images import to_model
 from minildm.losses import denoising_error, denoising_loss, draw_noise, spread_timesteps
 from minildm.pipeline import LatentDiffusion
 from minildm.recipes import RUNS, Job, first_process, text_pocket, vae_pocket
@@ -93,7 +94,7 @@ def latents(
             for language, said in captions.items():
                 said += [data.caption(prompt, language, wording) for prompt in scenes.prompts]
         storage.write(folder / "latents.safetensors", {"z": torch.cat(parts)}, {})
-        (folder / "captions.json").write_text(json.dumps(captions), encoding="utf-8")
+        storage.write_text(folder / "captions.json", json.dumps(captions))
 
     folder = cached("latents", key, build)
     z, _ = storage.read(folder / "latents.safetensors")
@@ -105,7 +106,7 @@ def encoded(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
     """Pictures (n, h, w, 3) uint8 as scaled latents, the means, in float16. -> (n, c, h / f, w / f)"""
     device, home = best_device(), next(vae.parameters()).device
     vae.to(device)
-    parts = (text_pocket.as_input(part).to(device) for part in np.array_split(images, -(-len(images) // 64)))
+    parts = (to_model(part).to(device) for part in np.array_split(images, -(-len(images) // 64)))
     z = torch.cat([vae.scale(vae.encode(part).mean).half().cpu() for part in parts])
     vae.to(home)
     return z

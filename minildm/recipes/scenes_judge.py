@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minildm import data, judge
+from minildm.images import to_model
 from minildm.recipes import RUNS, Job
 from minildm.tensors import expand, seeded
 from minildm.training import train
@@ -31,7 +32,7 @@ def batch(generator: torch.Generator, n: int) -> dict[str, Tensor]:
     """
     start = int(torch.randint(2**40, (), generator=generator))
     scenes = data.scene_arrays(n, TRAIN_SEED, "all", size=SIZE, start=start)
-    image = torch.from_numpy(scenes.images).movedim(-1, 1) / 127.5 - 1  # (n, 3, 64, 64)
+    image = to_model(scenes.images)  # (n, 3, 64, 64)
     blurred = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     image = torch.lerp(image, blurred, expand(torch.rand(n, generator=generator), image))
     noise = torch.randn(image.shape, generator=generator)
@@ -53,8 +54,7 @@ def evaluate(model: nn.Module, n: int = 2000, seed: int = TEST_SEED) -> dict[str
     total = hits = extra = perfect = 0
     for start in range(0, n, 250):
         scenes = data.scene_arrays(min(250, n - start), seed, "all", size=SIZE, start=start)
-        images = torch.from_numpy(scenes.images).movedim(-1, 1) / 255
-        for names, mask, seen in zip(scenes.names, scenes.masks, judge.inspect(images, model), strict=True):
+        for names, mask, seen in zip(scenes.names, scenes.masks, judge.inspect(scenes.images, model), strict=True):
             right = [
                 any(one.name == name and _iou(one.mask, mask == k) >= 0.7 for one in seen)
                 for k, name in enumerate(names, start=1)

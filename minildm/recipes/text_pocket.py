@@ -15,6 +15,8 @@ from torch import Tensor
 from minildm import data, weights
 from minildm.data.families import FAMILIES, family, meaning
 from minildm.data.scenes import paint
+from minildm.images import to_model
+from minildm.optional import moved
 from minildm.recipes import RUNS, Job
 from minildm.recipes.probe import probe
 from minildm.tensors import seeded
@@ -75,12 +77,7 @@ def batch(generator: torch.Generator, n: int, tokens: Tokenizer, families: bool 
     images = np.concatenate([paint(scenes, draw, SIZE), drawn()[chosen]])
     number = {}  # of each thing said
     said = [number.setdefault(what, len(number)) for what in [*map(meaning, scenes), *chosen]]
-    return {"ids": tokens(texts)[0], "image": as_input(images), "meaning": torch.tensor(said)}
-
-
-def as_input(images: np.ndarray) -> Tensor:
-    """Pictures (n, h, w, 3) uint8 as networks take them: (n, 3, h, w) in [-1, 1]."""
-    return torch.from_numpy(images).movedim(-1, 1) / 127.5 - 1
+    return {"ids": tokens(texts)[0], "image": to_model(images), "meaning": torch.tensor(said)}
 
 
 def _language(draw):
@@ -111,7 +108,7 @@ def hard_retrieval(
         for _ in range(n):
             members = family(task, split, draw)
             ids, mask = tokens([data.caption(prompt, language, draw) for prompt in members])
-            text, image, _ = model(ids, mask, as_input(paint(members, draw, SIZE)))
+            text, image, _ = model(ids, mask, to_model(paint(members, draw, SIZE)))
             hits = (F.normalize(text, dim=1) @ F.normalize(image, dim=1).T).argmax(0) == torch.arange(len(members))
             found[task] += [
                 bool(hit) for hit, prompt in zip(hits, members, strict=True) if split == "train" or data.heldout(prompt)
@@ -126,7 +123,7 @@ def retrieval(model: CLIP, tokens: Tokenizer, language: str, n: int = 200, seed:
     for text in data.prompts(20 * n, seed, "heldout", language=language):
         prompts.setdefault(meaning(data.parse(text)), text)
     prompts = dict(list(prompts.items())[:n])
-    text, image, _ = model(*tokens(prompts.values()), as_input(paint(list(prompts), draw, SIZE)))
+    text, image, _ = model(*tokens(prompts.values()), to_model(paint(list(prompts), draw, SIZE)))
     found = (F.normalize(text, dim=1) @ F.normalize(image, dim=1).T).argmax(1)
     return float((found == torch.arange(len(prompts))).float().mean())
 
@@ -162,3 +159,6 @@ def load(name_or_path: str | Path = "text-pocket") -> tuple[TextEncoder, Tokeniz
     """The trained text encoder and its tokenizer."""
     file = weights.FOLDER / f"{name_or_path}.json" if name_or_path == "text-pocket" else Path(name_or_path)
     return weights.load(name_or_path), Tokenizer.load(file.with_suffix(".json"))
+
+
+__getattr__ = moved(__name__, {"as_input": "minildm.images.to_model"})

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from minildm import data, metrics
 from minildm.autoencoder import AutoencoderKL, autoencoder_loss, draw_latent
+from minildm.images import Images, from_model, to_model, to_unit
+from minildm.optional import moved
 from minildm.recipes import RUNS, Job
 from minildm.tensors import best_device, fast_bfloat16, seeded
 from minildm.training import History, train
@@ -46,11 +48,6 @@ def scenes(n: int, seed: int = TEST_SEED, split: str = "heldout", start: int = 0
     return torch.from_numpy(images).movedim(-1, 1)
 
 
-def signed(pictures: Tensor) -> Tensor:
-    """Pictures as the autoencoder takes them, in [-1, 1], from uint8."""
-    return pictures.float() / 127.5 - 1
-
-
 def fit(model: AutoencoderKL, steps: int = STEPS, seed: int = 0, **options: Any) -> History:
     """Train `model` on batches of half scenes, half drawings; further options go to `minildm.training.train`."""
     flat = drawings()
@@ -62,7 +59,7 @@ def fit(model: AutoencoderKL, steps: int = STEPS, seed: int = 0, **options: Any)
             flip = torch.rand(len(drawn), 1, 1, 1, generator=generator) < 0.5
             drawn = torch.where(flip, drawn.flip(axis), drawn)
         pictures = torch.cat([scenes(n // 2, TRAIN_SEED, "train", start), drawn])
-        return draw_latent(signed(pictures), model, generator)
+        return draw_latent(to_model(pictures), model, generator)
 
     loss = partial(autoencoder_loss, l2=L2, kl=KL)
     settings = dict(steps=steps, batch_size=BATCH, lr=LR, ema=0.995, seed=seed)
@@ -79,7 +76,7 @@ def finetune_decoder(model: AutoencoderKL, steps: int = 500, seed: int = 0, **op
 
     def batch(generator: torch.Generator, n: int) -> dict[str, Tensor]:
         start = int(torch.randint(2**40, (), generator=generator))
-        x = signed(scenes(n, FINETUNE_SEED, "train", start))
+        x = to_model(scenes(n, FINETUNE_SEED, "train", start))
         eps = torch.randn(n, *shape, generator=generator)
         return {"x": x, "error": FINETUNE_NOISE * torch.rand(n, 1, 1, 1, generator=generator) * eps}
 
@@ -100,9 +97,9 @@ def finetune_decoder(model: AutoencoderKL, steps: int = 500, seed: int = 0, **op
 
 
 @torch.no_grad()
-def rebuilt(model: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """What is left of pictures, uint8, after the latent's mean. -> (n, 3, 64, 64) in [0, 1]"""
-    return torch.cat([model(signed(part)) for part in pictures.split(64)]).add(1).div(2).clamp(0, 1)
+def rebuilt(model: AutoencoderKL, pictures: Images) -> Tensor:
+    """What is left of pictures, as `images` takes them, after the latent's mean. -> (n, 3, 64, 64) in [0, 1]"""
+    return from_model(torch.cat([model(part) for part in to_model(pictures).split(64)]))
 
 
 def evaluate(model: AutoencoderKL, n: int = 1000) -> dict[str, float]:
@@ -112,7 +109,7 @@ def evaluate(model: AutoencoderKL, n: int = 1000) -> dict[str, float]:
     """
     result = {}
     for name, pictures in {"scenes": scenes(n), "openmoji": drawings("heldout")}.items():
-        true, again = pictures.float() / 255, rebuilt(model, pictures)
+        true, again = to_unit(pictures), rebuilt(model, pictures)
         pooled = (again - true).square().mean()
         result[f"{name}_psnr"] = metrics.psnr(true, again).mean().item()
         result[f"{name}_psnr_pooled"] = -10 * pooled.log10().item()
@@ -122,7 +119,7 @@ def evaluate(model: AutoencoderKL, n: int = 1000) -> dict[str, float]:
 
 def scale(model: AutoencoderKL, n: int = 2000) -> float:
     """Measure the scale factor, on scenes as a denoiser will learn from."""
-    return model.measure_scale(signed(scenes(n, TRAIN_SEED, "train")))
+    return model.measure_scale(to_model(scenes(n, TRAIN_SEED, "train")))
 
 
 @torch.no_grad()
@@ -149,3 +146,6 @@ def run(
     scale(model)
     source = f"scenes, seed {TRAIN_SEED}, and openmoji, train, {SIZE}×{SIZE}"
     return job.finish(model, history, data=source, heldout=job.say("held out", evaluate(model)))
+
+
+__getattr__ = moved(__name__, {"signed": "minildm.images.to_model"})
