@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from minildm import data, judge, weights
 from minildm.data import TASKS, Prompt
+from minildm.images import Images, to_unit
 
 SEED = 43  # of the prompts, the same for all models; GenEval's own were drawn from this one, too
 SIZE = 64  # of pictures that the judge knows
@@ -133,7 +134,7 @@ class Report:
 
 
 def evaluate(
-    paint: Callable[..., Tensor],
+    paint: Callable[..., Images],
     split: str = "train",
     language: str = "en",
     *,
@@ -148,7 +149,7 @@ def evaluate(
     """Draw pictures for fixed prompts and let the judge decide: how often does the model paint what it is told?
 
     paint: a LatentDiffusion, or what is called like one: paint(prompts, seed=[...], output="tensor", **how)
-        -> (b, 3, 64, 64) in [0, 1].
+        -> (b, 3, 64, 64) in [0, 1], or other 64×64 pictures as `images` takes them.
     split: "train": combinations that training has seen; "heldout": those that it has not. "one object" has none, and
         draws the usual nouns.  language: "en" or "zh": the same prompts in English or Chinese.
     per_task, seeds: prompts for each of `tasks`, some of data.TASKS, and pictures for each prompt. No two pictures
@@ -171,7 +172,8 @@ def evaluate(
             found = []
             for start in range(0, len(at), batch):
                 chosen = range(start, min(start + batch, len(at)))
-                images = paint([some.captions[at[k]] for k in chosen], seed=list(chosen), output="tensor", **how)
+                prompts = [some.captions[at[k]] for k in chosen]
+                images = to_unit(paint(prompts, seed=list(chosen), output="tensor", **how))
                 if images.shape != (len(chosen), 3, SIZE, SIZE):
                     raise ValueError(
                         f"expected pictures ({len(chosen)}, 3, {SIZE}, {SIZE}), as the judge knows them, got "

@@ -10,6 +10,7 @@ import torch
 from minildm import data, geneval, judge
 from minildm.data import TASKS
 from minildm.geneval import Picture, Report, evaluate, interval
+from minildm.images import to_pil, to_uint8
 
 N = 6  # prompts a task, with two pictures each
 
@@ -39,6 +40,14 @@ class Painter:
 def run(painter, split="train", language="en", **how):
     how = dict(per_task=N, seeds=2, batch=7, progress=False) | how
     return evaluate(painter, split, language, **how)
+
+
+def test_pictures_may_be_of_any_kind():
+    painter, how = Painter(), dict(tasks="counting", per_task=2)
+    expected = run(painter, **how).as_dict()
+    for convert in (lambda x: list(to_uint8(x)), to_pil, lambda x: x.movedim(1, -1).numpy()):
+        found = run(lambda *args, convert=convert, **more: convert(painter(*args, **more)), **how)
+        assert found.as_dict() == expected
 
 
 def values(report, figure):

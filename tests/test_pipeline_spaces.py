@@ -54,6 +54,14 @@ def test_pixels(channels, labels, tmp_path):
     assert (tmp_path / "one.safetensors").is_file()
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_pictures_of_other_channels_keep_them(channels):
+    """Two or four channels are no transparency where the denoiser takes so many."""
+    pipe, picture = pixels(channels), torch.rand(2, channels, 8, 12, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(pipe.decode(pipe.encode(picture)), picture)
+    assert pipe(image=picture, strength=0.5, **HOW | dict(seed=[0, 1])).shape == picture.shape
+
+
 def test_steering_in_pixels():
     pipe, picture = pixels(), torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(pipe.decode(pipe.encode(picture)), picture)
