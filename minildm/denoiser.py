@@ -32,7 +32,10 @@ class Conditional(Protocol):
     schedule: the `NoiseSchedule` that it was trained with, and what it predicts.
     conditions: names of all that it can be conditioned on, keyword arguments of the call: {"context", "mask", "y"}.
     context_dim: width of `context`, if it is among them; None otherwise.
-    null_class: the y of "no label", if y is among them; None otherwise.
+    num_classes: how many classes y knows, from 0, and null_class: the y of "no label"; None where y is not among them.
+
+    All are plain attributes or properties; one that a file is to keep can be set (`schedule`), has its constructor's
+    arguments in `config`, and its class in `weights.CLASSES`.
     """
 
     in_channels: int
@@ -41,6 +44,7 @@ class Conditional(Protocol):
     schedule: NoiseSchedule | None
     conditions: frozenset[str]
     context_dim: int | None
+    num_classes: int | None
     null_class: int | None
 
     def __call__(self, x_t: Tensor, t: Tensor, **conditions: Tensor | None) -> Tensor: ...

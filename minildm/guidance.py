@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minildm.tensors import expand
+from minildm.tensors import check_number, expand
 
 Conditions = dict[str, Tensor | None]  # by the names of the denoiser's arguments
 
@@ -44,10 +44,8 @@ def guided(
     Raises ValueError for a scale below 0 or without bounds, and for conditions that do not match.
     Sources: Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022); the scale is that of Imagen (2022).
     """
-    if not 0 <= scale < math.inf:
-        raise ValueError(f"expected a finite guidance scale from 0, where 1 is off, got {scale}")
-    if not 0 <= rescale <= 1:
-        raise ValueError(f"expected rescale from 0 to 1, got {rescale}")
+    check_number(scale, lambda v: 0 <= v < math.inf, "a finite guidance scale from 0, where 1 is off")
+    check_number(rescale, lambda v: 0 <= v <= 1, "rescale from 0 to 1")
     conditional = {name: value for name, value in conditional.items() if value is not None}
     if scale != 1:
         unconditional = _completed(model, conditional, unconditional)
@@ -86,6 +84,11 @@ def _completed(model, conditional, unconditional):
         )
     if "y" in asked and null_class is None:
         raise ValueError("expected y among the unconditional conditions too, as this model has no null_class")
+    if not given and not asked:
+        raise ValueError(
+            f"expected {' or '.join(sorted(conditional))} among the unconditional conditions too: guidance exaggerates "
+            "a difference, and so far there is none; or guidance=1"
+        )
     return filled
 
 

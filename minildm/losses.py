@@ -8,14 +8,18 @@ from torch import Tensor
 
 from minildm.denoiser import schedule_of
 from minildm.schedule import ANSWERS, NoiseSchedule
+from minildm.tensors import check_number
 
 DRAWN = ("x_0", "eps", "t")  # of a batch; whatever else it holds is a condition, which the model gets by its name
 
 
 def draw_noise(x_0: Tensor, schedule: NoiseSchedule, generator: torch.Generator) -> dict[str, Tensor]:
     """All the randomness of a training step: a timestep and noise for each picture. -> {"x_0", "eps", "t"}"""
-    if not x_0.is_floating_point():
-        raise ValueError(f"expected pictures x_0 as floating-point numbers, from -1 to 1, got {x_0.dtype}")
+    if not isinstance(x_0, Tensor) or not x_0.is_floating_point():
+        found = x_0.dtype if isinstance(x_0, Tensor) else type(x_0).__name__
+        raise ValueError(f"expected pictures x_0 as a tensor of floating-point numbers, from -1 to 1, got {found}")
+    if not isinstance(schedule, NoiseSchedule) or not isinstance(generator, torch.Generator):
+        raise ValueError(f"expected a NoiseSchedule and a torch.Generator, got {schedule!r} and {generator!r}")
     draw = dict(generator=generator, device=generator.device)
     t = torch.randint(len(schedule), x_0.shape[:1], **draw).to(x_0.device)
     return {"x_0": x_0, "eps": torch.randn(x_0.shape, dtype=x_0.dtype, **draw).to(x_0.device), "t": t}
@@ -45,6 +49,8 @@ def denoising_error(
     that the batch forgets, and when the model's output is not shaped like x_0.
     """
     schedule = schedule_of(model, schedule, predicts)
+    if not isinstance(batch, Mapping):
+        raise ValueError(f"expected a batch as a dict of tensors, as draw_noise makes it, got {type(batch).__name__}")
     if missing := [name for name in DRAWN if name not in batch]:
         raise ValueError(f"expected x_0, eps and t in the batch, as draw_noise makes them; {missing[0]} is missing")
     x_0, eps, t = (batch[name] for name in DRAWN)
@@ -53,9 +59,9 @@ def denoising_error(
     if known is not None and (unknown := conditions.keys() - known):
         raise ValueError(
             f"this model can be conditioned on {', '.join(sorted(known)) or 'nothing'}, but the batch also holds "
-            f"{', '.join(sorted(unknown))}: drop it, or build the model for it"
+            f"{', '.join(sorted(map(str, unknown)))}: drop it, or build the model for it"
         )
-    if known is not None and "y" in known and "y" not in conditions:
+    if known is not None and "y" in known and conditions.get("y") is None:
         raise ValueError(
             "this model knows classes, but the batch holds no y; where none is meant, y is model.null_class"
         )
@@ -94,8 +100,7 @@ def min_snr_weight(schedule: NoiseSchedule, t: Tensor, gamma: float = 5.0) -> Te
     t: (b,) int64 -> (b,)
     Source: Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy" (2023).
     """
-    if not 0 < gamma < math.inf:
-        raise ValueError(f"expected min_snr, the gamma of the weighting, above 0 (usually 5), got {gamma}")
+    check_number(gamma, lambda v: 0 < v < math.inf, "min_snr, the gamma of the weighting, above 0 (usually 5)")
     snr = schedule.snr(t)
     at = t.cpu()
     a, s = schedule.signal[at], schedule.noise[at]

@@ -17,7 +17,7 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from minildm.tensors import check_integers, expand
+from minildm.tensors import check_integers, check_number, expand
 
 # What a model may be trained to answer: name -> (p, q) of the answer p x_0 + q eps, given signal a and noise s.
 ANSWERS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
@@ -109,8 +109,7 @@ class NoiseSchedule:
         Sources: Liu et al., "Flow Straight and Fast" (2023); Esser et al., "Scaling Rectified Flow Transformers for
         High-Resolution Image Synthesis" (2024), equation 23.
         """
-        if not 0 < shift < math.inf:
-            raise ValueError(f"expected a shift above 0, where 1 is none, got {shift}")
+        check_number(shift, lambda v: 0 < v < math.inf, "a shift above 0, where 1 is none")
         noise = _line(1 / _at_least_one(steps), 1, steps)
         noise = shift * noise / (1 + (shift - 1) * noise)
         return cls(1 - noise, noise, "flow")
@@ -126,8 +125,7 @@ class NoiseSchedule:
 
         There eps says nothing about x_0, so the model must predict x_0, v or flow.
         """
-        if len(self) < 2:
-            raise ValueError("expected a schedule of at least 2 steps: its first keeps its signal, its last loses it")
+        check_number(len(self), lambda n: n > 1, "at least 2 steps: the first keeps its signal, the last loses it")
         self._check_variance_preserving("zero_terminal_snr")
         first, last = self.signal[0], self.signal[-1]
         signal = (self.signal - last) * first / (first - last)
@@ -158,11 +156,9 @@ class NoiseSchedule:
         try:
             kind, predicts = config["kind"], config["predicts"]
             rest = {key: value for key, value in config.items() if key not in ("kind", "predicts")}
-            if kind == "tables":
-                return cls(**rest, predicts=predicts)
-            if kind not in ("linear", "scaled_linear", "cosine", "flow"):
+            if kind not in ("linear", "scaled_linear", "cosine", "flow", "tables"):
                 raise ValueError(f"there is no schedule of kind {kind!r}")
-            return getattr(cls, kind)(**rest).predicting(predicts)
+            return (cls(**rest) if kind == "tables" else getattr(cls, kind)(**rest)).predicting(predicts)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"expected what NoiseSchedule.config writes, got {config}: {error!r}") from error
 
@@ -170,32 +166,32 @@ class NoiseSchedule:
         return len(self.signal)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, NoiseSchedule):
-            return NotImplemented
+        same = isinstance(other, NoiseSchedule) and self.predicts == other.predicts and len(self) == len(other)
+        if not same:
+            return False
         pairs = (self.signal, other.signal), (self.noise, other.noise)
-        same = self.predicts == other.predicts and len(self) == len(other)
-        return same and all(mine.allclose(theirs, rtol=1e-9, atol=1e-12) for mine, theirs in pairs)
+        return all(mine.allclose(theirs, rtol=1e-9, atol=1e-12) for mine, theirs in pairs)
 
     def __repr__(self) -> str:
-        name = self.config["kind"]
         ends = f"signal from {self.signal[0].item():.6g} to {self.signal[-1].item():.6g}"
-        return f"NoiseSchedule({name}, {len(self)} steps, {ends}, predicts {self.predicts})"
+        return f"NoiseSchedule({self.config['kind']}, {len(self)} steps, {ends}, predicts {self.predicts})"
 
     def add_noise(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Noise pictures x_0 to timesteps t in one jump. -> x_t, shaped like x_0"""
-        a, s = self._levels(t, x_0)
+        a, s = self._levels(t, x_0, eps)
         return (a * x_0 + s * eps).to(x_0.dtype)
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio, signal² / noise². (b,) -> (b,)"""
+        check_integers("t", t, len(self))
         signal, noise = self._tables(t, torch.float32 if t.device.type == "mps" else torch.float64)
         return (signal / noise) ** 2
 
     def target(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the model should say about x_0 noised by eps: p x_0 + q eps. -> shaped like x_0"""
+        p, q = ANSWERS[self.predicts](*self._levels(t, x_0, eps))
         if self.predicts in ("eps", "x_0"):  # said as it is, without a detour through numbers
             return eps if self.predicts == "eps" else x_0
-        p, q = ANSWERS[self.predicts](*self._levels(t, x_0))
         return (p * x_0 + q * eps).to(x_0.dtype)
 
     def read(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,7 +231,7 @@ class NoiseSchedule:
 
     def _read(self, predicts, prediction, x_t, t):
         """Solve x_t = a x_0 + s eps, prediction = p x_0 + q eps."""
-        a, s = self._levels(t, x_t)
+        a, s = self._levels(t, x_t, prediction)
         p, q = ANSWERS[predicts](a, s)
         determinant = a * q - s * p
         if predicts == "eps" and self.signal[-1] == 0 and not determinant.all():
@@ -248,13 +244,18 @@ class NoiseSchedule:
         eps = prediction if predicts == "eps" else (a / determinant * prediction - p / determinant * x_t).to(x_t.dtype)
         return x_0, eps
 
-    def _levels(self, t, like):
-        """How much signal and noise x_t holds, each as one number per sample that multiplies images like `like`."""
+    def _levels(self, t, like, other):
+        """How much signal and noise x_t holds, each as one number per sample that multiplies images like `like`.
+
+        other: what goes with it, which must be of the same shape, or it would be stretched in silence.
+        """
+        found = [(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else type(x).__name__ for x in (like, other)]
         if not isinstance(like, Tensor) or not like.is_floating_point():
-            found = like.dtype if isinstance(like, Tensor) else type(like).__name__
             raise ValueError(
-                f"expected pictures as a floating-point tensor, from -1 to 1, got {found}; see minildm.images"
+                f"expected pictures as a floating-point tensor, from -1 to 1, got {found[0]}; see images.py"
             )
+        if not isinstance(other, Tensor) or other.shape != like.shape:
+            raise ValueError(f"expected both of one shape, {tuple(like.shape)}, got {found[1]}")
         tables = self._tables(t, torch.promote_types(like.dtype, torch.float32), like.device)
         return tuple(expand(table, like) for table in tables)
 
@@ -268,13 +269,7 @@ class NoiseSchedule:
 
     def _check_variance_preserving(self, name):
         if not (self.signal**2 + self.noise**2).allclose(self.signal.new_ones(()), rtol=0, atol=1e-9):
-            raise AttributeError(
-                f"this schedule has no {name}: its signal² + noise² is not 1 everywhere, so it is given by `signal` "
-                "and `noise` alone"
-            )
-
-    def __getstate__(self):
-        return self.__dict__ | {"_on": {}}  # a copy or another process moves the tables itself
+            raise AttributeError(f"this schedule has no {name}: its signal² + noise² is not 1; see signal and noise")
 
 
 def check_predicts(predicts: str) -> None:
@@ -284,13 +279,18 @@ def check_predicts(predicts: str) -> None:
 
 
 def _table(name, values):
-    table = torch.as_tensor(values, dtype=torch.float64).detach().cpu().clone()
+    try:
+        table = torch.as_tensor(values, dtype=torch.float64).detach().cpu().clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"expected {name} as a list of numbers, shape (steps,), got {values!r}") from None
     if table.ndim != 1 or not len(table) or not table.isfinite().all():
         raise ValueError(f"expected {name} as a list of finite numbers, shape (steps,), got shape {tuple(table.shape)}")
     return table
 
 
 def _line(start, end, steps):
+    check_number(start, math.isfinite, "the start of a schedule as a real number")
+    check_number(end, math.isfinite, "its end as a real number")
     return torch.linspace(start, end, steps, dtype=torch.float64, device="cpu")
 
 

@@ -1,5 +1,6 @@
 """Small tensor helpers: broadcasting, device choice, shape checks whose errors say what to do."""
 
+import numbers
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,12 @@ def fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def check_number(value: object, holds: Callable[[float], bool], rule: str) -> None:
+    """Raise ValueError, which says `rule`, unless value is a real number (no text, no bool) for which `holds`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not holds(value):
+        raise ValueError(f"expected {rule}, got {value!r}")
 
 
 def check_images(x: Tensor, channels: int, multiple: int = 1) -> None:

@@ -100,10 +100,11 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, cond: Cond = NO_CONDITION) -> Tensor:
         check_images(x, self.in_channels, self.multiple)
+        if not isinstance(cond, Cond):
+            raise ValueError(f"expected cond as a Cond, got {type(cond).__name__}; a U-Net that takes t is a Denoiser")
         skips = self.encode(x, cond)
         h = self.middle(skips[-1], cond)  # (b, channels[-1], h / multiple, w / multiple)
-        h = self.decode(h, skips, cond)  # (b, channels[0], h, w)
-        return self.head(F.silu(self.norm(h)))
+        return self.output(self.decode(h, skips, cond))
 
     def encode(self, x: Tensor, cond: Cond = NO_CONDITION) -> list[Tensor]:
         """All feature maps of the way down, from fine to coarse: the skips."""
@@ -111,6 +112,10 @@ class UNet(nn.Module):
         for layer in self.down:
             skips.append(layer(skips[-1], cond))
         return skips
+
+    def output(self, h: Tensor) -> Tensor:
+        """The last layer, from the decoder's widest map. (b, channels[0], h, w) -> (b, out_channels, h, w)"""
+        return self.head(F.silu(self.norm(h)))
 
     def decode(self, h: Tensor, skips: list[Tensor], cond: Cond = NO_CONDITION) -> Tensor:
         """The way up: each block takes in the skip of its own size, each `Upsample` doubles the size.

@@ -84,7 +84,7 @@ def test_the_loss_hands_on_what_the_batch_holds():
     other = denoising_loss(model, batch | {"y": torch.tensor([1, 3])}, schedule, predicts, min_snr=5.0)
     assert other != loss
     with pytest.raises(ValueError, match="expected a context"):
-        denoising_loss(model, {name: batch[name] for name in ("x_0", "eps", "t")}, schedule)
+        denoising_loss(model, {name: batch[name] for name in ("x_0", "eps", "t", "y")}, schedule)
 
 
 def test_bad_losses():
@@ -170,7 +170,9 @@ def test_any_key_of_a_batch_is_a_condition():
     network = Denoiser(1, 1, (8,), heads=2, num_classes=3)
     with pytest.raises(ValueError, match="conditioned on y, but the batch also holds hint, size: drop it"):
         denoising_loss(network, batch | {"y": torch.tensor([0, 1]), "hint": batch["t"], "size": batch["t"]}, BY_HAND)
-    with pytest.raises(ValueError, match=r"knows classes, but the batch holds no y \(model\.null_class"):
+    with pytest.raises(
+        ValueError, match=r"knows classes, but the batch holds no y; where none is meant, y is model\.null_class"
+    ):
         denoising_loss(network, batch, BY_HAND)
     assert denoising_loss(network, batch | {"y": torch.full((2,), network.null_class)}, BY_HAND).isfinite()
     with pytest.raises(ValueError, match="expected x_0, eps and t in the batch.*; x_0 is missing"):

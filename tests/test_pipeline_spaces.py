@@ -18,6 +18,7 @@ from minildm.samplers import SAMPLERS
 from minildm.schedule import PREDICTS, NoiseSchedule
 from minildm.tensors import seeded
 from minildm.text import TextEncoder, train_tokenizer
+from minildm.unet import UNet
 
 HOW = dict(steps=3, seed=0, output="tensor")
 V = NoiseSchedule.cosine(50).predicting("v")
@@ -119,7 +120,7 @@ class Constant(nn.Module):
 
     in_channels = out_channels = 3
     multiple = 1
-    context_dim = null_class = None
+    context_dim = num_classes = null_class = None
     conditions = frozenset()
 
     def __init__(self, schedule=V):
@@ -200,6 +201,7 @@ def test_embeddings_made_elsewhere(words):
         (dict(context=context[:1]), r"negative_context with a context.*guidance=1"),
         (dict(context=context[:1, :, :5], guidance=1), r"expected a context \(b, m, 10\)"),
         (dict(context=(context[:1], mask[:1, :3]), guidance=1), r"the context's mask as bool \(1, 24\)"),
+        (dict(context=(context[:1], mask[:1].float()), guidance=1), r"as bool .* got \(1, 24\) of torch.float32"),
         (dict(prompt="a dog"), "no prompt: this model takes no words"),
         ({}, "expected a context"),
     ]:
@@ -303,3 +305,74 @@ def test_the_shipped_painter_paints_by_every_sampler(name):
     painted = {each: pipe(prompts, steps=12, seed=3, sampler=each, output="tensor") for each in ("ddim", name)}
     right = {each: sum(judge.score(pictures, prompts)) for each, pictures in painted.items()}
     assert right[name] >= right["ddim"] - 1 and right[name] >= 2
+
+
+class Classes(Constant):
+    """One that says "no label" by the number after the last class."""
+
+    conditions, num_classes, null_class = frozenset({"y"}), 2, 2
+    seen = None
+
+    def forward(self, x_t, t, y):
+        type(self).seen = y.tolist()
+        return self.weight * x_t + y[:, None, None, None]
+
+
+def test_no_label_may_be_any_number():
+    pipe = LatentDiffusion(Classes(), size=(4, 6), labels=["a", "b"], guidance=2)
+    for y, seen in [(0, [0, 2]), ("b", [1, 2]), ([1, None], [1, 2, 2, 2])]:
+        pipe(y=y, **HOW)
+        assert Classes.seen == seen
+    pipe(**HOW)
+    assert Classes.seen == [2]
+    for y in (2, -1, 3):
+        with pytest.raises(ValueError, match="expected y from 0 to 1"):
+            pipe(y=y, **HOW)
+
+
+class Styled(Constant):
+    """One with a condition that is a vector for each picture."""
+
+    conditions = frozenset({"style"})
+
+    def forward(self, x_t, t, style):
+        assert style.shape == (len(x_t), 5)
+        return self.weight * x_t + style.mean(1)[:, None, None, None]
+
+
+def test_a_condition_of_any_rank_and_guidance_over_it():
+    pipe, style = LatentDiffusion(Styled(), size=(4, 6), guidance=3), random(2, 5)
+    assert pipe(style=style, **HOW).shape[0] == 2
+    plain = pipe(style=style, **HOW)
+    guided = pipe(style=style, negative_conditions={"style": 0 * style}, **HOW)
+    assert apart(plain, guided) > 1e-3
+    torch.testing.assert_close(guided, pipe(style=3 * style, **HOW))  # the model is linear in it
+    with pytest.raises(ValueError, match="style among the unconditional conditions too: guidance exaggerates"):
+        pipe(style=style, guidance=5, **HOW)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LatentDiffusion(None), "NoneType lacks in_channels"),
+        (lambda: LatentDiffusion("pocket"), "from_pretrained loads pipelines by name"),
+        (lambda: LatentDiffusion(UNet(3, 3, (4,))), "UNet lacks schedule, conditions"),
+        (lambda: pixels(spacing="even"), "got 'even'"),
+        (lambda: pixels(clip=-1), "clip above 0"),
+        (lambda: pixels(clip="1"), "clip above 0"),
+        (lambda: pixels(guidance="4"), "finite guidance scale"),
+        (lambda: pixels(offset=-3), "offset of leading timesteps"),
+        (lambda: pixels(num_classes=2, labels="ab"), "got the text 'ab'"),
+        (
+            lambda: LatentDiffusion(type("Sized", (Constant,), {"conditions": frozenset({"size"})})()),
+            "'size' has the name",
+        ),
+        (lambda: pixels().decode(np.zeros((1, 3, 8, 12))), "got ndarray"),
+        (lambda: pixels().decode(torch.zeros(1, 5, 8, 12)), r"got \(1, 5, 8, 12\)"),
+        (lambda: pixels()(strength="0.5", image=torch.rand(3, 8, 12), **HOW), "a strength above 0"),
+        (lambda: pixels()(guidance=[1, 2], **HOW), "finite guidance scale"),
+    ],
+)
+def test_what_no_call_could_use_is_refused_at_once(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

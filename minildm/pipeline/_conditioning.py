@@ -20,6 +20,7 @@ class Asked(NamedTuple):
     context: object
     negative_context: object
     others: Mapping[str, Tensor]
+    negative_others: Mapping[str, Tensor] | None
 
 
 def prepare(pipe: "LatentDiffusion", asked: Asked, n: int) -> tuple[dict[str, Tensor], Callable[[], dict[str, Tensor]]]:
@@ -27,7 +28,7 @@ def prepare(pipe: "LatentDiffusion", asked: Asked, n: int) -> tuple[dict[str, Te
 
     A function, since what guidance does not need is not computed. Raises ValueError for what the pipeline cannot take.
     """
-    prompt, negative_prompt, y, context, negative_context, others = asked
+    prompt, negative_prompt, y, context, negative_context, others, negative_others = asked
     negative_prompt = "" if negative_prompt is None else negative_prompt
     takes_words = pipe.text_encoder is not None and context is None
     if (prompt is None) == takes_words or (not takes_words and negative_context is None and negative_prompt != ""):
@@ -45,7 +46,9 @@ def prepare(pipe: "LatentDiffusion", asked: Asked, n: int) -> tuple[dict[str, Te
     def unconditional():
         if context is not None and negative_context is None and pipe.text_encoder is None:
             raise ValueError("expected negative_context with a context, what to move away from; or guidance=1")
-        return _context(pipe, negative_prompt if pipe.text_encoder else None, negative_context, n)
+        words = _context(pipe, negative_prompt if pipe.text_encoder else None, negative_context, n)
+        further = inputs.conditions(negative_others or {}, n, pipe.unet.conditions, pipe.steps)
+        return words | {name: value.to(pipe.device) for name, value in further.items()}
 
     return conditional, unconditional
 

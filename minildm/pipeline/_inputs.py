@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import operator
 import re
 import warnings
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from minildm import images
 from minildm.denoiser import Conditional
-from minildm.tensors import check_integers
+from minildm.tensors import check_integers, check_number
 
 if TYPE_CHECKING:
     from minildm.pipeline.diffusion import LatentDiffusion
 
-_FOR_ALL = ("steps", "guidance", "sampler", "size", "strength")  # the same for all pictures of a call
+_FOR_ALL = ("steps", "guidance", "sampler", "size", "strength", "negative_conditions")  # the same for all of a call
+_OWN = ("prompt", "negative_prompt", "seed", "x_T", "y", "image", "mask")  # for each picture, as values or lists
+_CONTRACT = ("in_channels", "out_channels", "multiple", "schedule", "conditions", "context_dim", "num_classes")
 
 
 def is_list(value: object) -> bool:
@@ -38,8 +41,10 @@ def count(**given: object) -> int | None:
             embedded = value[0] if isinstance(value, tuple) else value
             many = isinstance(embedded, Tensor) and embedded.ndim == 3 and len(embedded) > 1
             lengths |= {name: len(embedded)} if many else {}
-        elif name not in _FOR_ALL and is_list(value):
-            lengths[name] = len(value)
+        elif name in _OWN:
+            lengths |= {name: len(value)} if is_list(value) else {}
+        elif name not in _FOR_ALL and isinstance(value, Tensor) and value.ndim and len(value) > 1:
+            lengths[name] = len(value)  # a condition of the denoiser's own
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         found = ", ".join(f"{n} for {name}" for name, n in lengths.items())
         raise ValueError(f"expected lists of one length, one entry for each picture, got {found}")
@@ -132,10 +137,10 @@ def starting_noise(
     return x_T.expand(n, *x_T.shape[1:]).float()
 
 
-def classes(y: object, n: int, labels: Sequence[str] | None, unet: Conditional) -> Tensor:
+def classes(given: object, n: int, labels: Sequence[str] | None, unet: Conditional) -> Tensor:
     """The class of each picture, by number or by name, as (n,) int64; None is the one that stands for no label."""
     found = []
-    for one in each(y, n):
+    for one in each(given, n):
         if isinstance(one, str):
             if one not in (labels or ()):
                 close = difflib.get_close_matches(one, labels or (), n=1)
@@ -144,7 +149,8 @@ def classes(y: object, n: int, labels: Sequence[str] | None, unet: Conditional) 
             one = labels.index(one)
         found.append(unet.null_class if one is None else _whole("y", one))
     y = torch.tensor(found, dtype=torch.int64, device="cpu")
-    check_integers("y", y, getattr(unet, "num_classes", None), start=unet.null_class)
+    asked = y[y != unet.null_class] if unet.null_class < 0 else y[[value is not None for value in each(given, n)]]
+    check_integers("y", asked, unet.num_classes)
     return y
 
 
@@ -156,10 +162,13 @@ def embeddings(context: object, n: int, width: int | None, device: torch.device,
     if not isinstance(context, Tensor) or context.ndim != 3 or context.shape[2] != width or len(context) not in (1, n):
         found = tuple(context.shape) if isinstance(context, Tensor) else type(context).__name__
         raise ValueError(f"expected a context (b, m, {width}) of one picture or {n}, got {found}")
-    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != context.shape[:2]):
-        raise ValueError(f"expected the context's mask as bool {tuple(context.shape[:2])}")
+    if mask is not None and (
+        not isinstance(mask, Tensor) or mask.shape != context.shape[:2] or mask.dtype != torch.bool
+    ):
+        found = f"{tuple(mask.shape)} of {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"expected the context's mask as bool {tuple(context.shape[:2])}, True for words, got {found}")
     found = {"context": context.to(device, dtype).expand(n, -1, -1)}
-    return found if mask is None else found | {"mask": mask.to(device, torch.bool).expand(n, -1)}
+    return found if mask is None else found | {"mask": mask.to(device).expand(n, -1)}
 
 
 def conditions(given: Mapping[str, Tensor], n: int, known: Iterable[str], call: Callable) -> dict[str, Tensor]:
@@ -170,25 +179,58 @@ def conditions(given: Mapping[str, Tensor], n: int, known: Iterable[str], call: 
             close = difflib.get_close_matches(name, [*own, *inspect.signature(call).parameters], n=1)
             hint = f"did you mean {close[0]}?" if close else f"besides the rest it takes {', '.join(own) or 'nothing'}"
             raise ValueError(f"there is no argument {name!r}, and this denoiser takes no such condition; {hint}")
+        if value is None:
+            continue
         if not isinstance(value, Tensor) or not value.ndim or len(value) not in (1, n):
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"expected {name} as a tensor (b, ...) of one picture or {n}, got {found}")
-    return {name: value.expand(n, *value.shape[1:]) for name, value in given.items()}
+            hint = "; minildm.images makes tensors of pictures" if not isinstance(value, Tensor) else ""
+            raise ValueError(f"expected {name} as a tensor (b, ...) of one picture or {n}, got {found}{hint}")
+    return {name: value.expand(n, *value.shape[1:]) for name, value in given.items() if value is not None}
+
+
+def check_denoiser(unet: Conditional, call: Callable) -> None:
+    """Raise ValueError for what is no denoiser as `denoiser.Conditional` describes it, or hides arguments of `call`."""
+    if isinstance(unet, str):
+        raise ValueError(f"expected a denoiser, got {unet!r}: LatentDiffusion.from_pretrained loads pipelines by name")
+    if missing := [name for name in _CONTRACT if not hasattr(unet, name)]:
+        raise ValueError(
+            f"expected a denoiser, such as a Denoiser, with all that minildm.denoiser.Conditional lists; "
+            f"{type(unet).__name__} lacks {', '.join(missing)}"
+        )
+    if hidden := sorted((unet.conditions - {"context", "mask", "y"}) & inspect.signature(call).parameters.keys()):
+        raise ValueError(
+            f"this denoiser's condition {hidden[0]!r} has the name of an argument of the pipeline: rename it"
+        )
+
+
+def check_settings(guidance: object, clip: object, spacing: object, offset: object) -> None:
+    """Raise ValueError for settings of a pipeline that no call could use."""
+    check_number(guidance, lambda v: 0 <= v < math.inf, "a finite guidance scale from 0, where 1 is off")
+    check_number(offset, lambda v: v >= 0 and v == int(v), "an offset of leading timesteps as a whole number from 0")
+    if clip is not None:
+        check_number(clip, lambda v: v > 0, "clip above 0, or None")
+    if spacing not in ("leading", "linspace", "trailing"):
+        raise ValueError(f'expected spacing="leading", "linspace" or "trailing", got {spacing!r}')
 
 
 def class_names(labels: Sequence[str] | None, unet: Conditional) -> list[str] | None:
     """The names of the classes, one for each that the denoiser knows."""
     if labels is None:
         return None
-    labels, n = list(labels), getattr(unet, "num_classes", None)
-    if unet.null_class is None or (n is not None and len(labels) != n) or len(set(labels)) != len(labels):
-        known = "knows no classes" if unet.null_class is None else f"knows {n}"
+    if isinstance(labels, str):
+        raise ValueError(f"expected labels as a list of names, got the text {labels!r}")
+    labels, n = list(labels), unet.num_classes
+    if n is None or len(labels) != n or len(set(labels)) != len(labels):
+        known = "knows no classes" if n is None else f"knows {n}"
         raise ValueError(f"expected a different name for each class of the U-Net, which {known}; got {labels}")
     return labels
 
 
-def check_finite(x: Tensor, source: str) -> None:
-    """Raise ValueError where numbers are not finite, before they become black pixels."""
+def check_finite(x: Tensor, source: str, channels: int) -> None:
+    """Raise ValueError unless x is (b, channels, h, w) of finite numbers, before others become black pixels."""
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != channels:
+        found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"expected (b, {channels}, h, w) from {source}, such as step.x_t, got {found}")
     if not x.isfinite().all():
         raise ValueError(
             f"{source} gave NaN or infinity: its weights are damaged, or its numbers too large for {x.dtype} "
@@ -199,6 +241,12 @@ def check_finite(x: Tensor, source: str) -> None:
 def words(text: str) -> list[str]:
     """The words of a text, in lower case, and each Chinese character or pictograph as one."""
     return re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+|[\u2190-\u2bff\U0001f000-\U0001faff]", text.lower())
+
+
+def vocabulary(texts: str | Iterable[str] | None) -> frozenset[str] | None:
+    """All words of some texts, or of one; None where they are not known."""
+    texts = [texts] if isinstance(texts, str) else texts
+    return None if texts is None else frozenset(word for text in texts for word in words(text))
 
 
 def warn_of_unknown(texts: Iterable[str], known: frozenset[str]) -> None:

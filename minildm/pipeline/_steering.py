@@ -7,6 +7,7 @@ from torch import Tensor
 
 from minildm.samplers import CLEAN, Step
 from minildm.schedule import NoiseSchedule
+from minildm.tensors import check_number
 
 
 def start(
@@ -25,8 +26,8 @@ def start(
     """
     if strength is None:
         strength = 0.8 if region is None else 1.0
-    if not 0 < strength <= 1:
-        raise ValueError(f"expected a strength above 0 and up to 1, which leaves nothing of the image, got {strength}")
+    rule = "a strength above 0 and up to 1, which leaves nothing of the image"
+    check_number(strength, lambda v: 0 < v <= 1, rule)
     # 0.29 of 100 steps are 29, though as floating-point numbers their product is a little less.
     path = path[len(path) - max(1, int(len(path) * strength + 1e-6)) :]
     noised = schedule.add_noise(z, eps, torch.full((len(z),), path[0], dtype=torch.int64, device="cpu"))

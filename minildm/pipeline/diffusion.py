@@ -1,7 +1,4 @@
-"""Diffusion, put together: words -> context -> latent -> picture; and the other ways to steer it.
-
-All that happens here is to prepare what a sampler takes: where to start from, and a denoiser with all its conditions.
-"""
+"""Diffusion, put together: words -> context -> latent -> picture. It prepares what a sampler takes, and no more."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -70,6 +67,8 @@ class LatentDiffusion:
         words: Iterable[str] | None = None,
         labels: Sequence[str] | None = None,
     ):
+        inputs.check_denoiser(unet, self.steps)
+        inputs.check_settings(guidance, clip, spacing, offset)
         self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
         channels = self._space.channels
         if unet.in_channels not in (channels, 2 * channels + 1) or unet.out_channels != channels:
@@ -86,7 +85,7 @@ class LatentDiffusion:
         self.size = inputs.side_lengths(size, self.multiple)
         self.guidance, self.ends_clean, self.sees_padding, self.tile = guidance, ends_clean, sees_padding, None
         self.clip = self._space.clip if clip is None else clip
-        self.words = None if words is None else frozenset(word for text in words for word in inputs.words(text))
+        self.words = inputs.vocabulary(words)
         self.labels = inputs.class_names(labels, unet)
 
     @property
@@ -174,6 +173,7 @@ class LatentDiffusion:
         mask: images.Images | None = None,
         context: Tensor | tuple[Tensor, Tensor] | None = None,
         negative_context: Tensor | tuple[Tensor, Tensor] | None = None,
+        negative_conditions: Mapping[str, Tensor] | None = None,
         **conditions: Tensor,
     ) -> Iterator[Step]:
         """The way from noise to latents, as a generator of its steps; `decode` shows any of them.
@@ -195,6 +195,7 @@ class LatentDiffusion:
         context, negative_context: embeddings (b, n, context_dim) made elsewhere, in place of prompt and
             negative_prompt; with a mask of its own as a pair, (context, mask).
         conditions: whatever else the denoiser takes, by its name in `unet.conditions`: tensors (b, ...).
+        negative_conditions: the same, by name, of what guidance is to move away from; what is not in it is kept.
 
         Raises ValueError for arguments that do not fit the model or one another, and warns of unknown words.
         """
@@ -224,10 +225,11 @@ class LatentDiffusion:
                 beside = torch.cat([region, self.encode(known.where(masked == 0, 0.5))], dim=1)
         elif self.inpaints:
             raise ValueError("this U-Net is for inpainting: pass image=... and mask=..., all white to draw all anew")
-        how = conditioning.Asked(prompt, negative_prompt, y, context, negative_context, conditions)
+        how = conditioning.Asked(prompt, negative_prompt, y, context, negative_context, conditions, negative_conditions)
         conditional, unconditional = conditioning.prepare(self, how, n)
         if guidance is None:  # where nothing is asked for there is nothing to exaggerate
-            guidance = 1 if prompt is None and context is None and y is None else self.guidance
+            asked = [prompt, context, y, negative_conditions]
+            guidance = 1 if all(one is None for one in asked) else self.guidance
         unet = steering.in_its_precision(self.unet, beside)
         denoise = guided(unet, guidance, conditional, None if guidance == 1 else unconditional())
         keep = mask is not None and not self.inpaints
@@ -258,11 +260,11 @@ class LatentDiffusion:
             the way, such as an x0_hat at the start, whose spread says nothing.
         Raises ValueError where numbers are not finite.
         """
+        inputs.check_finite(z, "the denoiser", self._space.channels)
         if check:
             self._space.check(z)
-        inputs.check_finite(z, "the denoiser")
         x = self._space.decode(z, self.tile)
-        inputs.check_finite(x, "the autoencoder")
+        inputs.check_finite(x, "the autoencoder", self._space.picture_channels)
         return images.from_model(x)
 
     @classmethod

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from minildm.denoiser import schedule_of
 from minildm.schedule import NoiseSchedule
+from minildm.tensors import check_number
 
 CLEAN = -1  # the timestep after 0, where signal is 1 and noise 0
 
@@ -78,8 +79,10 @@ def sampler(rule: Callable[..., Update]) -> Sampler:
         if not isinstance(schedule, NoiseSchedule):
             raise ValueError(f"expected a NoiseSchedule, such as the model's own `.schedule`, got {schedule!r}")
         schedule = schedule_of(denoise, schedule, predicts)
-        if clip is not None and not clip > 0:
-            raise ValueError(f"expected clip above 0, or None, got {clip}")
+        if clip is not None:
+            check_number(clip, lambda v: v > 0, "clip above 0, or None")
+        if not callable(denoise):
+            raise ValueError(f"expected a denoiser, callable as (x_t, t) -> prediction, got {type(denoise).__name__}")
         levels = _levels(schedule, _path(schedule, x_T, steps, timesteps, spacing), options.get("ends_clean", True))
         return _walk(rule(**options), denoise, schedule, x_T, levels, generator, clip)
 
@@ -98,12 +101,17 @@ def timesteps(schedule: NoiseSchedule, steps: int, spacing: str = "trailing", of
     Raises ValueError for a number of steps that the schedule does not have.
     Source: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (2023), table 2.
     """
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"expected a NoiseSchedule first, then how many steps; got {schedule!r}")
     total = len(schedule)
     if isinstance(steps, bool) or not hasattr(steps, "__index__") or not 1 <= operator.index(steps) <= total:
         raise ValueError(f"expected steps as a whole number from 1 to {total}, the schedule's length, got {steps!r}")
     if spacing == "trailing":
         found = np.arange(total, 0, -total / steps).round()[:steps] - 1
     elif spacing == "leading":
+        check_number(
+            offset, lambda v: v >= 0 and v == int(v), "an offset of leading timesteps as a whole number from 0"
+        )
         found = np.arange(steps)[::-1] * (total // steps) + offset
         if found[0] >= total:
             raise ValueError(f"an offset of {offset} leads past timestep {total - 1}, the last of the schedule")
@@ -163,7 +171,10 @@ def _path(schedule, x_T, steps, given, spacing):
         raise ValueError("expected a finite x_T, got NaN or infinity in it")
     if given is None:
         return timesteps(schedule, steps, spacing)
-    path = [t.item() if isinstance(t, Tensor | np.generic) else t for t in given]
+    try:
+        path = [t.item() if isinstance(t, Tensor | np.generic) else t for t in given]
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"expected timesteps as a list of integers, got {given!r}") from None
     if not path or any(isinstance(t, bool) or not isinstance(t, int) for t in path):
         raise ValueError(f"expected timesteps as a list of integers, got {path}")
     if any(t <= t_next for t, t_next in pairwise(path)):
@@ -181,7 +192,7 @@ def _short(path):
 
 
 def _noise(x, generator):
-    if isinstance(generator, list):
+    if isinstance(generator, list | tuple):
         return torch.cat([_noise(one, own) for one, own in zip(x.split(1), generator, strict=True)])
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)

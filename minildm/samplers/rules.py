@@ -3,6 +3,7 @@
 import math
 
 from minildm.samplers.loop import CLEAN, Update, sampler
+from minildm.tensors import check_number
 
 NOISE_ALONE = 1e-5  # a signal-to-noise ratio below which x_t tells a solver no more than noise would
 
@@ -35,8 +36,7 @@ def ddim(*, eta: float = 0.0, ends_clean: bool = True) -> Update:
     ends_clean: False takes what reaches timestep 0 for the clean picture, without an evaluation there, so that its
         little noise stays in: set_alpha_to_one=false in the files of diffusers, as Stable Diffusion has it.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"expected eta from 0 to 1, got {eta}")
+    check_number(eta, lambda v: 0 <= v <= 1, "eta from 0 to 1")
 
     def update(x_t, x0_hat, eps_hat, now, then, tools):
         fresh = (eta * then.s / now.s) ** 2 * _added(now, then)  # a variance
