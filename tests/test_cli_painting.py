@@ -286,7 +286,7 @@ def test_a_picture_and_a_mask_steer(pixel_model, here):
     ("arguments", "message"),
     [
         (["--label", "be"], "no class 'be'; did you mean 'bee'"),
-        (["--label", "9"], "expected y from -1 to 2"),
+        (["--label", "9"], "expected y from 0 to 2"),
         (["a cat"], "takes no words, but a --label: bee, cat, 7"),
         (["--mask", "mask.png"], "mask.png"),
         (["--strength", "0.5"], "expected an image with a mask or a strength"),

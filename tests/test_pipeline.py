@@ -513,7 +513,7 @@ def test_bad_arguments(pipe, how, message):
 def test_bad_labels_and_words():
     pipe = build(words=False, num_classes=3)
     for y in (3, 4, -2, [0, 9]):
-        with pytest.raises(ValueError, match="expected y from -1 to 2"):
+        with pytest.raises(ValueError, match="expected y from 0 to 2"):
             pipe(y=y)
     for how in (dict(prompt="a cat"), dict(negative_prompt="a cat")):
         with pytest.raises(ValueError, match="this model takes no words|to say nothing"):

@@ -79,12 +79,13 @@ def sampler(rule: Callable[..., Update]) -> Sampler:
         if not isinstance(schedule, NoiseSchedule):
             raise ValueError(f"expected a NoiseSchedule, such as the model's own `.schedule`, got {schedule!r}")
         schedule = schedule_of(denoise, schedule, predicts)
+        update = rule(**options)
         if clip is not None:
             check_number(clip, lambda v: v > 0, "clip above 0, or None")
         if not callable(denoise):
             raise ValueError(f"expected a denoiser, callable as (x_t, t) -> prediction, got {type(denoise).__name__}")
         levels = _levels(schedule, _path(schedule, x_T, steps, timesteps, spacing), options.get("ends_clean", True))
-        return _walk(rule(**options), denoise, schedule, x_T, levels, generator, clip)
+        return _walk(update, denoise, schedule, x_T, levels, generator, clip)
 
     shared = [p for p in inspect.signature(sample, follow_wrapped=False).parameters.values() if p.name != "options"]
     own = inspect.signature(rule).parameters.values()
