@@ -8,19 +8,19 @@ from ._figures import (
     RED,
     SKY,
     YELLOW,
-    array,
     curve,
     matches,
     outline,
     outlines,
-    show,
     spread,
     style,
     u_diagram,
 )
 from ._map import course_map
+from ._pictures import array, pixels
 from ._prompt import prompt_field
-from ._time import Film, animation, filmstrip, gallery, pixels, slider, word_maps
+from ._sheets import filmstrip, gallery, show, strips, word_maps
+from ._time import Film, animation, slider
 
 __all__ = [
     "BLUE",
@@ -41,6 +41,7 @@ __all__ = [
     "spread",
     "pixels",
     "gallery",
+    "strips",
     "filmstrip",
     "word_maps",
     "Film",

@@ -1,22 +1,26 @@
 """Still figures."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor, nn
 
+from minildm.images import Images
 from minildm.layers import Upsample
 from minildm.optional import require
+
+from ._pictures import Axes, array
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE, YELLOW = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442",
 )  # fmt: skip
+_COLOURS, _MARKS = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY), ("o", "s", "^", "D")
 
 
 def style() -> None:
-    """Quiet axes and readable type for all figures that follow."""
+    """Quiet axes and readable type for all figures that follow: nothing below 9 points."""
     rc = {
         "figure.dpi": 90,
         "savefig.dpi": 90,
@@ -38,38 +42,9 @@ def style() -> None:
         require("matplotlib_inline.backend_inline").set_matplotlib_formats("jpeg", pil_kwargs={"quality": 80})
 
 
-def array(image) -> np.ndarray:
-    """Any picture as an array that matplotlib shows: (h, w) or (h, w, 3). Tensors (c, h, w) are moved to (h, w, c)."""
-    if isinstance(image, Tensor):
-        image = image.detach().float().cpu()
-        image = (image.movedim(0, -1).squeeze(-1) if image.ndim == 3 else image).numpy()
-    return np.asarray(image)
-
-
-def show(images: Mapping[str, object] | Sequence, *, columns: int = 6, size: float = 2.0, title: str = "", **options):
-    """Pictures side by side, in rows of `columns`, each `size` inches wide; returns the figure.
-
-    images: {title: picture}, or pictures without titles.  options: handed to `imshow`, such as cmap, vmin, vmax.
-    """
-    titles = list(images) if isinstance(images, Mapping) else [""] * len(images)
-    pictures = [array(i) for i in (images.values() if isinstance(images, Mapping) else images)]
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    shape = pictures[0].shape
-    height = size * shape[0] / shape[1] + (0.25 if any(titles) else 0)
-    figure, axes = require("matplotlib.pyplot").subplots(
-        rows, columns, figsize=(size * columns, height * rows + (0.35 if title else 0)), squeeze=False
-    )
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, name, picture in zip(axes.flat, titles, pictures, strict=False):
-        axis.imshow(picture, **{"cmap": "gray"} | options)
-        axis.set_title(name, fontsize=10)
-    figure.suptitle(title)
-    return figure
-
-
-def outlines(axis, image, labels: np.ndarray, colour: str = ORANGE, title: str = "", width: float = 1.2):
+def outlines(
+    axis: Axes, image: Images, labels: np.ndarray | Tensor, colour: str = ORANGE, title: str = "", width: float = 1.2
+) -> Axes:
     """A grey image with the outline of every instance drawn on it; returns the axis.
 
     image: (h, w), any range.  labels: (h, w) int, 0 = background.
@@ -83,8 +58,9 @@ def outlines(axis, image, labels: np.ndarray, colour: str = ORANGE, title: str =
     return axis
 
 
-def outline(axis, labels: np.ndarray, colour: str = ORANGE, **options):
+def outline(axis: Axes, labels: np.ndarray | Tensor, colour: str = ORANGE, **options: object) -> None:
     """The outline of every instance of `labels` (h, w), drawn on what the axis shows already."""
+    labels = array(labels)
     for label in np.unique(labels[labels > 0]):
         # A frame of background, so that the outline is closed where an instance is cut by the edge of the picture.
         inside = np.pad(labels == label, 1)
@@ -92,13 +68,20 @@ def outline(axis, labels: np.ndarray, colour: str = ORANGE, **options):
         axis.contour(at[1], at[0], inside, [0.5], **{"colors": [colour], "linewidths": 1.4} | options)
 
 
-def matches(axis, image, true: np.ndarray, pred: np.ndarray, iou: float = 0.5, title: str = ""):
+def matches(
+    axis: Axes,
+    image: Images,
+    true: np.ndarray | Tensor,
+    pred: np.ndarray | Tensor,
+    iou: float = 0.5,
+    title: str = "",
+) -> Axes:
     """What was found (blue), missed (orange) and invented (purple), at one strictness; returns the axis.
 
     true, pred: (h, w) int labels. Dashed outlines are the truth of what was missed.
     """
     matching = require("stardist.matching").matching
-    true, pred = np.asarray(true).astype(np.int32), np.asarray(pred).astype(np.int32)
+    true, pred = array(true).astype(np.int32), array(pred).astype(np.int32)
     result = matching(true, pred, thresh=iou, report_matches=True)
     pairs = [result.matched_pairs[i] for i in result.matched_tps]
     missed = np.where(np.isin(true, [i for i, _ in pairs]), 0, true)
@@ -110,7 +93,7 @@ def matches(axis, image, true: np.ndarray, pred: np.ndarray, iou: float = 0.5, t
     return axis
 
 
-def u_diagram(axis, model: nn.Module, x: Tensor, title: str = ""):
+def u_diagram(axis: Axes, model: nn.Module, x: Tensor, title: str = "") -> Axes:
     """The feature maps of a `UNet` in one forward pass of x (1, c, h, w), drawn as a U; returns the axis.
 
     A box is the output of a layer, as tall as the map (on a square-root scale), as wide as it has channels; the number
@@ -132,7 +115,7 @@ def u_diagram(axis, model: nn.Module, x: Tensor, title: str = ""):
         wide, tall = 0.2 + 0.6 * channels / widest, 0.8 * (size / full) ** 0.5
         level = np.log2(full / size)
         axis.add_patch(rectangle((at, -level - tall / 2), wide, tall, color=BLUE if k < encoder else GREEN))
-        axis.text(at + wide / 2, -level - tall / 2 - 0.03, channels, ha="center", va="top", fontsize=8)
+        axis.text(at + wide / 2, -level - tall / 2 - 0.03, channels, ha="center", va="top", fontsize=9)
         boxes.append((at, at + wide, -level))
         at += wide + 0.15
     (_, left, bottom), (right, _, _) = boxes[encoder - 1], boxes[encoder]
@@ -150,9 +133,9 @@ def u_diagram(axis, model: nn.Module, x: Tensor, title: str = ""):
     return axis
 
 
-def curve(axis, values: Sequence[float], smooth: int = 20, label: str = "", colour: str = BLUE):
+def curve(axis: Axes, values: Iterable[float] | Tensor, smooth: int = 20, label: str = "", colour: str = BLUE) -> Axes:
     """A noisy curve in a pale line, and its running mean over `smooth` values in a strong one; returns the axis."""
-    values = np.asarray(values, float)
+    values = np.array([one.item() if isinstance(one, Tensor) else float(one) for one in values])
     axis.plot(values, color=colour, alpha=0.2, lw=0.8)
     if len(values) >= smooth:
         mean = np.convolve(values, np.ones(smooth) / smooth, "valid")
@@ -160,17 +143,25 @@ def curve(axis, values: Sequence[float], smooth: int = 20, label: str = "", colo
     return axis
 
 
-def spread(axis, groups: Mapping[str, Mapping[str, Sequence[float]]], ylabel: str = "", title: str = ""):
-    """Every single result as a dot, and the mean as a bar: {on the x axis: {arm: results}}; returns the axis."""
+def spread(axis: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]], ylabel: str = "", title: str = "") -> Axes:
+    """Every single result as a dot, and the mean as a bar: {on the x axis: {arm: results}}; returns the axis.
+
+    Each arm has its colour; from the seventh on colours come again, with another mark.
+    """
     arms = list(dict.fromkeys(arm for group in groups.values() for arm in group))
-    colours = dict(zip(arms, [BLUE, ORANGE, GREEN, PURPLE, RED, SKY], strict=False))
+    looks = {arm: (_COLOURS[k % len(_COLOURS)], _MARKS[k // len(_COLOURS) % len(_MARKS)]) for k, arm in enumerate(arms)}
+    named = set()
     for at, group in enumerate(groups.values()):
+        apart = min(0.22, 0.8 / max(len(group), 1))
         for k, (arm, results) in enumerate(group.items()):
-            x = at + 0.22 * (k - (len(group) - 1) / 2)
-            label = arm if at == 0 else None
-            axis.plot([x] * len(results), results, "o", ms=4, alpha=0.5, color=colours[arm])
-            axis.plot([x - 0.08, x + 0.08], [np.mean(results)] * 2, lw=3, color=colours[arm], label=label)
+            x, (colour, mark) = at + apart * (k - (len(group) - 1) / 2), looks[arm]
+            axis.plot([x] * len(results), results, mark, ms=4, alpha=0.5, color=colour)
+            wide, mean = 0.36 * apart, [np.mean(results)] * 2 if len(results) else [np.nan] * 2
+            mark = mark if mark != "o" else ""  # in the legend, where the colour alone does not tell
+            label = None if arm in named else arm
+            axis.plot([x - wide, x + wide], mean, lw=3, marker=mark, ms=5, color=colour, label=label)
+            named.add(arm)
     axis.set_xticks(range(len(groups)), list(groups))
     axis.set(ylabel=ylabel, title=title)
-    axis.legend()
+    axis.legend(**({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(arms) > len(_COLOURS) else {}))
     return axis

@@ -3,9 +3,11 @@
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from minildm.images import Images
 from minildm.optional import require
 
-from ._figures import BLUE, GREEN, ORANGE, PURPLE, array
+from ._figures import BLUE, GREEN, ORANGE, PURPLE
+from ._pictures import Figure, array
 
 JOBS = {"segment": BLUE, "denoise": ORANGE, "paint": GREEN, "judge": PURPLE}
 
@@ -38,7 +40,7 @@ _WIDTH, _BOTTOM = 11.5, -0.3  # of the map, in inches: its width, and the height
 _SKIPS = {1: "nuclei again", 3: "the denoiser, taught more", 4: "the loop, steered", 5: "attention, now to words"}
 
 
-def course_map(pictures: Mapping[int, object], preparing: Collection[int] = ()):
+def course_map(pictures: Mapping[int, Images], preparing: Collection[int] = ()) -> Figure:
     """All lessons as a U, each with a picture, its question, what it adds to the U and the jobs; returns the figure.
 
     pictures: {number of the lesson: any picture that `show` takes, best a square one}.
@@ -86,7 +88,7 @@ def _skip(axis, left, words):
     y = _place(left)[1]
     arrow = {"arrowstyle": "->", "color": "0.6", "lw": 1.3}
     axis.annotate("", (7.05, y + 0.12), (4.45, y + 0.12), arrowprops=arrow)
-    axis.text(5.75, y + 0.2, words, ha="center", fontsize=8, color="0.45", style="italic")
+    axis.text(5.75, y + 0.2, words, ha="center", fontsize=9, color="0.45", style="italic")
 
 
 def _node(axis, number, lesson, picture, pale):
@@ -107,7 +109,7 @@ def _node(axis, number, lesson, picture, pale):
     axis.text(at, top, f"{number:02}", fontsize=11, weight="bold", color="0.2", **text)
     axis.text(at, top - 0.23, lesson.question, fontsize=9.5, **text)
     adds = f"+ {lesson.adds}" + (" (in preparation)" if pale else "")
-    axis.text(at, top - 0.42, adds, fontsize=8.5, color="0.35", **text)
+    axis.text(at, top - 0.42, adds, fontsize=9, color="0.35", **text)
 
 
 def _beside(number, x, y, half):

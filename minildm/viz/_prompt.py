@@ -4,23 +4,25 @@ import html
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from minildm.images import to_pil
 from minildm.optional import require
+from minildm.pipeline import LatentDiffusion
 
 
 def prompt_field(
-    pipe,
+    pipe: LatentDiffusion,
     suggestions: Sequence[str] = (),
     *,
     seed: int = 0,
     size: int = 256,
     comment: Callable[[str, Tensor], str] | None = None,
-    **how,
-):
+    **how: object,
+) -> Any:
     """A text field, a seed and a button "Paint"; below, the picture appears step by step and can be watched again.
 
     pipe: a `LatentDiffusion` that takes words.  suggestions: prompts, a button for each; the first is painted at once.

@@ -1,113 +1,20 @@
-"""Pictures that change with time: contact sheets and film strips, animations, sliders."""
+"""Pictures that change with time: animations and sliders."""
 
 import base64
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from minildm import storage
-from minildm.images import from_model, to_uint8
+from minildm.images import Images
 from minildm.optional import require
-from minildm.samplers import Step
 
-
-def pixels(x: Tensor) -> np.ndarray:
-    """Pictures (b, c, h, w), or one (c, h, w), in [-1, 1] as uint8 (b, h, w, 3) or (h, w, 3); what lies outside is cut.
-
-    Raises ValueError unless c is 1 or 3, and for integers and what is not finite.
-    """
-    if x.ndim not in (3, 4) or x.shape[-3] not in (1, 3):
-        raise ValueError(f"expected pictures (b, c, h, w) or (c, h, w) with 1 or 3 channels, got {tuple(x.shape)}")
-    drawn = to_uint8(from_model(x.detach().cpu())).movedim(1, -1).numpy()  # (b, h, w, 3)
-    return drawn if x.ndim == 4 else drawn[0]
-
-
-def gallery(
-    x: Tensor,
-    columns: int = 16,
-    *,
-    size: float = 0.6,
-    title: str = "",
-    captions: Sequence[str] | None = None,
-    frames: Sequence[str | None] | None = None,
-):
-    """A contact sheet of pictures x (b, c, h, w) in [-1, 1], each `size` inches wide; returns the figure.
-
-    captions: above the pictures; may have several lines.  frames: a colour around each picture; None: no frame.
-    """
-    columns = min(columns, len(x))
-    rows = -(-len(x) // columns)
-    titles = [*(captions or ()), *[""] * (rows * columns)][: rows * columns]
-    in_rows = [titles[k : k + columns] for k in range(0, len(titles), columns)]
-    lines = [max(above.count("\n") + 1 if above else 0 for above in row) for row in in_rows]
-    height = size * x.shape[-2] / x.shape[-1] + sum(0.06 + 0.14 * n for n in lines if n) / rows
-    figure, axes = _sheet(rows, columns, size, height, title)
-    for axis, picture, above, colour in zip(axes.flat, pixels(x), titles, frames or [None] * len(x), strict=False):
-        axis.imshow(picture)
-        axis.set_title(above, fontsize=8, pad=3, linespacing=1.0)
-        if colour is not None:
-            axis.axis("on")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set(visible=True, color=colour, linewidth=2)
-    return figure
-
-
-def filmstrip(steps: Sequence[Step], columns: int = 8, *, sample: int = 0, size: float = 1.15, title: str = ""):
-    """The way of one sample: above, x_t as it is; below, x0_hat, what the model takes it for. Returns the figure.
-
-    steps: all that a sampler yields, as a list; `columns` of them are shown, the first and the last among them.
-    sample: which one of the batch.
-    """
-    chosen = [steps[k] for k in np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int)]
-    figure, axes = _sheet(2, len(chosen), size, size + 0.15, title)
-    for column, step in zip(axes.T, chosen, strict=True):
-        for axis, x in zip(column, (step.x_t, step.x0_hat), strict=True):
-            axis.imshow(pixels(x[sample]))
-        column[0].set_title("finished" if step.t < 0 else f"t = {step.t}", fontsize=9)
-    for axis, name in zip(axes[:, 0], ("$x_t$", r"$\hat x_0$"), strict=True):
-        axis.text(-0.12, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=12)
-    return figure
-
-
-def word_maps(
-    pictures: Tensor,
-    maps: Tensor,
-    words: Sequence[str],
-    rows: Sequence[str] = (),
-    *,
-    size: float = 1.1,
-    title: str = "",
-):
-    """Pictures, and beside each the same once for every word, lit where the word was looked at; returns the figure.
-
-    pictures: (b, c, h, w) in [-1, 1], one in each row.  maps: (b, m, h, w), as from `attention.mean_map`; each is shown
-        between its own smallest and largest value, so brightness says where, not how much.
-    words: m titles.  rows: b labels at the left.
-    Raises ValueError for maps that do not fit the pictures or the words.
-    """
-    b, m, *sides = maps.shape
-    if (b, *sides) != (len(pictures), *pictures.shape[2:]) or m != len(words):
-        raise ValueError(
-            f"expected maps ({len(pictures)}, {len(words)}, {pictures.shape[2]}, {pictures.shape[3]}), one for each "
-            f"picture and word, got {tuple(maps.shape)}"
-        )
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    light = ((maps - low) / (high - low).clamp_min(1e-12)).cpu().numpy()[..., None]
-    figure, axes = _sheet(b, 1 + m, size, size * sides[0] / sides[1] + 0.2 / b, title)
-    for row, picture, lights in zip(axes, pixels(pictures), light, strict=True):
-        row[0].imshow(picture)
-        for axis, bright in zip(row[1:], lights, strict=True):
-            axis.imshow((picture * (0.1 + 0.9 * bright)).astype(np.uint8))
-    for axis, word in zip(axes[0, 1:], words, strict=True):
-        axis.set_title(word, fontsize=10)
-    for axis, label in zip(axes[:, 0], rows, strict=False):
-        axis.text(-0.08, 0.5, label, transform=axis.transAxes, ha="right", va="center", fontsize=9)
-    return figure
+from ._pictures import pixels
 
 
 class Film:
@@ -183,11 +90,12 @@ _PLAYER = """<!doctype html><meta charset="utf-8"><title>animation</title>
 
 
 def animation(
-    frames: Sequence[Tensor | np.ndarray], *, fps: float = 12, scale: int = 4, hold: float = 1.5, columns: int = 8
+    frames: Iterable[Images], *, fps: float = 12, scale: int = 4, hold: float = 1.5, columns: int = 8
 ) -> Film:
     """An animation of pictures: as the last expression of a cell it plays; `.save` writes a GIF or an HTML page.
 
-    frames: each a picture (c, h, w) in [-1, 1], or uint8 (h, w, 3), or a batch (b, c, h, w), in rows of `columns`.
+    frames: each a picture (c, h, w) in [-1, 1], or uint8 (h, w, 3), or anything else that `pixels` takes; a batch
+        (b, c, h, w) is laid out in rows of `columns`.
     fps: frames a second.  scale: each pixel becomes scale × scale.  hold: seconds for which the last frame rests.
     Raises ValueError for no frames, or frames of different sizes.
     """
@@ -197,18 +105,24 @@ def animation(
     return Film(made, fps, scale, hold)
 
 
-def slider(draw: Callable, **values: tuple | Sequence):
+def slider(draw: Callable[..., object], **values: tuple | Iterable) -> Any:
     """Sliders and menus above a figure that follows them; as the last expression of a cell it is shown.
 
     draw: called with one keyword argument for each of `values`; it draws one matplotlib figure.
-    values: (lowest, highest) or (lowest, highest, step) makes a slider that starts in the middle, a list of choices a
-        menu that starts with the first.
+    values: a tuple (lowest, highest) or (lowest, highest, step) makes a slider that starts in the middle, a list of
+        choices a menu that starts with the first.
+    Raises ValueError for a tuple of other lengths, and for no choices.
     """
     widgets, plt = require("ipywidgets"), require("matplotlib.pyplot")
 
     def control(name, value):
-        if isinstance(value, list):
+        if not isinstance(value, tuple):
+            value = list(value)
+            if not value:
+                raise ValueError(f"expected choices for {name}, got none")
             return widgets.Dropdown(options=value, description=name)
+        if len(value) not in (2, 3):
+            raise ValueError(f"expected {name} as (lowest, highest) or (lowest, highest, step), got {value}")
         kind = widgets.IntSlider if all(isinstance(v, int) for v in value) else widgets.FloatSlider
         low, high, step = value if len(value) > 2 else (*value, None)
         made = kind(min=low, max=high, description=name, **{"step": step} if step else {})
@@ -223,22 +137,11 @@ def slider(draw: Callable, **values: tuple | Sequence):
     return widgets.VBox([*controls.values(), widgets.interactive_output(redraw, controls)])
 
 
-def _sheet(rows, columns, width, height, title):
-    """Axes without ticks, hardly apart."""
-    plt = require("matplotlib.pyplot")
-    size = (width * columns, height * rows + (0.35 if title else 0))
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
-    for axis in axes.flat:
-        axis.axis("off")
-    figure.suptitle(title, fontsize=11)
-    return figure, axes
-
-
 def _frame(frame, columns):
-    if isinstance(frame, np.ndarray):
+    if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3:
         return frame
-    pictures = pixels(frame if frame.ndim == 4 else frame[None])  # (b, h, w, 3)
+    pictures = pixels(frame)
+    pictures = pictures if pictures.ndim == 4 else pictures[None]  # (b, h, w, 3)
     pad = [(0, -len(pictures) % min(columns, len(pictures)))] + [(0, 0)] * 3
     rows = np.split(np.pad(pictures, pad, constant_values=255), -(-len(pictures) // columns))
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
