@@ -51,7 +51,7 @@ def to_unit(images: Images, channels: int | None = 3, ground: Colour = "white") 
     and for values that are not finite; FileNotFoundError.
     """
     if _are_many(images):
-        return _stack([_numbered(i, to_unit, image, channels, ground) for i, image in enumerate(images)], channels)
+        return _stacked(images, lambda one: to_unit(one, channels, ground), channels)
     x = _raw(images)
     if not x.is_floating_point() and x.dtype not in _TOP:
         raise ValueError(
@@ -109,7 +109,7 @@ def to_masks(masks: Images) -> Tensor:
     instance labels.
     """
     if _are_many(masks):
-        return _stack([_numbered(i, to_masks, mask) for i, mask in enumerate(masks)], 1)
+        return _stacked(masks, to_masks, 1)
     if getattr(masks, "ndim", 0) == 3 and (isinstance(masks, Tensor) or masks.shape[-1] > 4):
         masks = masks[:, None] if isinstance(masks, Tensor) else masks[..., None]
     x = _raw(masks)
@@ -138,8 +138,7 @@ def fit(images: Images, size: int | Sequence[int], channels: int | None = 3, gro
     if h < 1 or w < 1:
         raise ValueError(f"expected a size of at least 1×1, got {h}×{w}")
     if _are_many(images):
-        parts = [_numbered(i, fit, image, size, channels, ground) for i, image in enumerate(images)]
-        return _stack(parts, channels, (h, w))
+        return _stacked(images, lambda one: fit(one, (h, w), channels, ground), channels, (h, w))
     x = to_unit(images, channels, ground)
     scale = min(x.shape[2] / h, x.shape[3] / w)
     kept = [max(1, round(side * scale)) for side in (h, w)]
@@ -155,30 +154,26 @@ def _are_many(images: object) -> bool:
     return isinstance(images, Iterable) and not isinstance(images, alone)
 
 
-def _numbered(i: int, convert: Callable[..., Tensor], image: Images, *more) -> Tensor:
-    """Converts one of many, and says which one where it cannot."""
-    try:
-        return convert(image, *more)
-    except ValueError as error:
-        raise ValueError(f"image {i}: {error}") from error
-
-
-def _stack(parts: list[Tensor], channels: int | None, size: tuple[int, int] = (64, 64)) -> Tensor:
-    """Images (1, c, h, w), or batches of them, as one batch."""
+def _stacked(
+    images: Iterable, convert: Callable[[Images], Tensor], channels: int | None, empty: tuple[int, int] = (64, 64)
+) -> Tensor:
+    """Many images, each converted to (1, c, h, w) or a batch of them, as one batch."""
+    parts = []
+    for i, image in enumerate(images):
+        try:
+            parts.append(convert(image))
+        except ValueError as error:
+            raise ValueError(f"image {i}: {error}") from error
+        (c, *size), (d, *other) = parts[0].shape[1:], parts[i].shape[1:]
+        if size != other:
+            raise ValueError(
+                f"expected images of one size, got {size[0]}×{size[1]} (image 0) and {other[0]}×{other[1]} (image {i}),"
+                " height first; minildm.images.fit cuts and resizes them"
+            )
+        if c != d:
+            raise ValueError(f"expected images of one kind, got {c} channels (image 0) and {d} (image {i}); ask for 3")
     if not parts:
-        return torch.zeros(0, channels or 3, *size, dtype=torch.float32, device="cpu")
-    for i, part in enumerate(parts):
-        if part.shape[2:] != parts[0].shape[2:]:
-            first, other = ("×".join(map(str, one.shape[2:])) for one in (parts[0], part))
-            raise ValueError(
-                f"expected images of one size, got {first} (image 0) and {other} (image {i}), height first; "
-                "minildm.images.fit cuts and resizes them"
-            )
-        if part.shape[1] != parts[0].shape[1]:
-            c, d = parts[0].shape[1], part.shape[1]
-            raise ValueError(
-                f"expected images of one kind, got {d} channels (image 0) and {c} (image {i}); say channels=3"
-            )
+        return torch.zeros(0, channels or 3, *empty, dtype=torch.float32, device="cpu")
     return torch.cat([part.to(parts[0].device) for part in parts])
 
 
