@@ -176,6 +176,62 @@ def test_clips_folders_go_round(clip, tmp_path):
     assert Tokenizer.load(tmp_path / "ours").encode("a cat's 猫") == clip.ours.encode("a cat's 猫")
 
 
+INVERTED = ["a photo of <my-cat> and a dog", "<my-cat><other> <my-cat>", "A <MY-CAT>, my-cat", "no such thing"]
+
+
+@pytest.mark.parametrize(
+    ("file", "added"),
+    [
+        ("added_tokens.json", {"<my-cat>": 49408}),
+        ("added_tokens.json", {"<other>": 49409, "<my-cat>": 49408}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"49408": {"content": "<my-cat>", "special": True}}}),
+        ("tokenizer_config.json", {"additional_special_tokens": ["<my-cat>", "<other>"]}),
+        ("tokenizer_config.json", {"extra_special_tokens": ["<other>", "<my-cat>"]}),
+        ("special_tokens_map.json", {"additional_special_tokens": ["<my-cat>"]}),
+    ],
+)
+def test_tokens_that_were_added_later_are_transformers(clip_files, tmp_path, file, added):
+    """As textual inversion does. Read past, their words would be cut into letters."""
+    folder = write_clip(tmp_path / "tokenizer", clip_files, END)
+    before = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    (folder / file).write_text(json.dumps(before | added))
+    ours, theirs = Tokenizer.load(folder), CLIPTokenizer.from_pretrained(folder)
+    assert len(ours) == len(theirs) > 49408
+    assert_same_ids(ours, theirs, INVERTED)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours.save(tmp_path / "ours")
+    for name in ("theirs", "ours"):
+        assert_same_ids(Tokenizer.load(tmp_path / name), theirs, INVERTED)
+
+
+@pytest.mark.parametrize(
+    ("file", "found", "message"),
+    [
+        ("added_tokens.json", {"<my-cat>": 49500}, "the added token '<my-cat>' is said to be 49500, but it is 49408"),
+        ("added_tokens.json", {"cat</w>": 5}, "the added token 'cat</w>' is said to be 5, but it is 2368"),
+        ("added_tokens.json", {"<my-cat>": "first"}, "its added tokens are damaged: ValueError"),
+        ("added_tokens.json", ["<my-cat>"], "added_tokens.json is damaged or of another format"),
+        ("tokenizer_config.json", {"added_tokens_decoder": ["<my-cat>"]}, "its added tokens are damaged"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"49408": {}}}, "its added tokens are damaged: KeyError"),
+        ("tokenizer_config.json", {"additional_special_tokens": [3]}, "its added tokens are damaged"),
+        ("tokenizer_config.json", {"padding_side": "left"}, "padding_side is 'left', .* expected 'right'"),
+        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side is 'left', .* expected 'right'"),
+        (
+            "tokenizer_config.json",
+            {"tokenizer_class": "GPT2Tokenizer"},
+            "a GPT2Tokenizer is read from its tokenizer.json",
+        ),
+        ("tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer"}, "a RobertaTokenizer is read from its"),
+    ],
+)
+def test_what_a_tokenizers_folder_says_and_is_not_read_past(clip_files, tmp_path, file, found, message):
+    folder = write_clip(tmp_path / "tokenizer", clip_files, END)
+    before = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    (folder / file).write_text(json.dumps(before | found if isinstance(found, dict) else found))
+    with pytest.raises(ValueError, match=message):
+        Tokenizer.load(folder)
+
+
 def normal(text):
     """What a trained tokenizer keeps of a text; letter by letter, since Python alone knows of a final sigma."""
     text = re.sub(r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+", " ", text)

@@ -28,9 +28,12 @@ def read_folder(path: Path) -> tuple:
     """A `tokenizers.Tokenizer`, its length and the id of its padding (None: not said). As `read`."""
     config = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):  # the second overrules, as in transformers
-        if (path / name).is_file():
-            config |= _read(path / name, lambda file: json.loads(Path(file).read_text(encoding="utf-8")))
+        config |= _json(path / name)
+    for key in ("padding_side", "truncation_side"):
+        if config.get(key, "right") != "right":
+            raise ValueError(f"{path}: {key} is {config[key]!r}, which minildm does not support: expected 'right'")
     bpe = read(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else _clip(path, config)
+    _add(bpe, config, path)
     length = config.get("model_max_length", LENGTH)
     if isinstance(length, bool) or not isinstance(length, int | float) or length < 2:
         raise ValueError(
@@ -65,6 +68,8 @@ def write_folder(path: Path, bpe: "tokenizers.Tokenizer", start: int, end: int) 
 def _clip(folder: Path, config: dict):
     """CLIP's tokenizer from vocab.json and merges.txt, put together as transformers does."""
     tk = require("tokenizers")
+    if (kind := config.get("tokenizer_class", "CLIPTokenizer")) not in ("CLIPTokenizer", "CLIPTokenizerFast"):
+        raise ValueError(f"{folder}: a {kind} is read from its tokenizer.json, which is missing")
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has neither tokenizer.json nor {name}: expected a tokenizer's folder")
@@ -81,14 +86,45 @@ def _clip(folder: Path, config: dict):
     bpe.decoder = tk.decoders.ByteLevel()
     special = {key: config.get(key) or token for key, token in _SPECIAL.items()}
     ids = {key: (_content(token), _id(bpe, _content(token), folder)) for key, token in special.items()}
-    for token in special.values():
-        flags = token if isinstance(token, dict) else {"content": token, "normalized": False}
-        known = ("content", "single_word", "lstrip", "rstrip", "normalized")
-        bpe.add_special_tokens([tk.AddedToken(**{name: flags[name] for name in known if name in flags})])
+    bpe.add_special_tokens([_flagged(token, normalized=False) for token in special.values()])
     bpe.post_processor = tk.processors.RobertaProcessing(
         ids["eos_token"], ids["bos_token"], trim_offsets=False, add_prefix_space=False
     )
     return bpe
+
+
+def _add(bpe: "tokenizers.Tokenizer", config: dict, folder: Path):
+    """Tokens that were added to a vocabulary later, such as those of textual inversion, wherever a folder names them.
+
+    As in transformers, those with a number of their own come first.
+    """
+    extra = [config.get(key) or [] for key in ("extra_special_tokens", "additional_special_tokens")]
+    extra = [token for found in extra for token in (found.values() if isinstance(found, dict) else found)]
+    try:
+        numbered = {int(i): _flagged(token, True) for token, i in _json(folder / "added_tokens.json").items()}
+        numbered |= {int(i): _flagged(token, False) for i, token in config.get("added_tokens_decoder", {}).items()}
+        new = [numbered[i] for i in sorted(numbered)] + [_flagged(token, False) for token in extra]
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder}: its added tokens are damaged: {error!r}") from error
+    bpe.add_tokens([token for token in new if bpe.token_to_id(token.content) is None])
+    for i, token in numbered.items():
+        if (found := bpe.token_to_id(token.content)) != i:
+            raise ValueError(f"{folder}: the added token {token.content!r} is said to be {i}, but it is {found}")
+
+
+def _flagged(token: str | dict, normalized: bool):
+    """A token with how it is looked for in a text; `normalized` where it does not say: after that was normalised."""
+    record = token if isinstance(token, dict) else {"content": token, "normalized": normalized}
+    known = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    return require("tokenizers").AddedToken(record["content"], **{k: record[k] for k in known[1:] if k in record})
+
+
+def _json(path: Path) -> dict:
+    """The names and values in a file; none where it is not there."""
+    found = _read(path, lambda file: json.loads(Path(file).read_text(encoding="utf-8"))) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged or of another format: expected names and values")
+    return found
 
 
 def _content(token: str | dict) -> str:
