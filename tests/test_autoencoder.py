@@ -1,4 +1,4 @@
-"""The autoencoder against diffusers' on the same weights, its losses by hand, and tiles against the whole."""
+"""The autoencoder against diffusers' on the same weights, its scale factor, and what it refuses."""
 
 import json
 import math
@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from compare import assert_equal, random, randomized
 from diffusers import AutoencoderKL as TheirAutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -17,21 +16,14 @@ from minildm import weights
 from minildm.autoencoder import (
     AutoencoderKL,
     Gaussian,
-    PatchDiscriminator,
     autoencoder_loss,
     draw_latent,
-    hinge_loss,
-    loss_terms,
-    paired_loss,
-    perceptual_distance,
     tiled_decode,
     tiled_encode,
 )
 from minildm.layers import ResidualBlock
 from minildm.stable_diffusion import reference_name
 from minildm.tensors import count_parameters, seeded
-from minildm.training import train
-from minildm.unet import UNet
 
 SD = dict(in_channels=3, latent_channels=4, channels=(128, 256, 512, 512), blocks_per_level=2)
 SMALL = dict(in_channels=3, latent_channels=5, channels=(12, 24, 36), blocks_per_level=1, groups=6)
@@ -272,252 +264,6 @@ def test_a_latent_that_was_not_scaled_is_caught(scale_factor):
             model.check_scaled(model.unscale(spread * scaled))
     model.check_scaled(torch.zeros(1, 5, 2, 3))  # says nothing
     AutoencoderKL(**SMALL, scale_factor=0.7).check_scaled(scaled / 0.7)  # too near to 1 to tell
-
-
-def test_pixels_by_hand():
-    x, x_hat = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.5, 1.0]]]])
-    posterior = Gaussian(torch.full((1, 2, 1, 2), 2.0), torch.zeros(1, 2, 1, 2))
-    terms = loss_terms(x, x_hat, posterior)
-    assert {name: term.item() for name, term in terms.items()} == {"l1": 0.75, "l2": 0.625, "kl": 2.0}
-
-
-def test_features_by_hand():
-    """Directions (0.6, 0.8) and (1, 0) are 0.8 apart squared; equal ones, of whatever length, are 0 apart."""
-    x, x_hat = torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1, 2, requires_grad=True)
-
-    def features(images):
-        first = torch.tensor([3.0, 4.0]) if images is x else torch.tensor([7.0, 0.0])
-        second = torch.tensor([0.0, 2.0]) if images is x else torch.tensor([0.0, 9.0])
-        fine = torch.stack([first, second], dim=1).reshape(1, 2, 1, 2)  # two places
-        return [fine * images.mean().add(1), torch.ones(1, 3, 1, 1)]
-
-    distance = perceptual_distance(features, x, x_hat)
-    torch.testing.assert_close(distance, torch.tensor([(0.8 / 2 + 0) / 2]))
-    terms = loss_terms(x, x_hat, Gaussian(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)), features)
-    assert terms["perceptual"] == distance.mean()
-
-
-def test_features_of_a_u_net_teach_the_autoencoder_and_not_the_u_net():
-    model, u = AutoencoderKL(**SMALL), UNet(3, 2, (8, 12)).requires_grad_(False)
-    batch = draw_latent(random(2, 3, 8, 12), model, torch.Generator().manual_seed(0))
-    pixels = autoencoder_loss(model, batch)
-    loss = autoencoder_loss(model, batch, perceptual=3.0, features=u.encode)
-    with torch.no_grad():
-        x_hat = model.decode(model.encode(batch["x"]).at(batch["eps"]))
-        apart = perceptual_distance(u.encode, batch["x"], x_hat)
-        assert perceptual_distance(u.encode, batch["x"], batch["x"]).abs().max() == 0
-    assert apart.shape == (2,) and (apart > 0).all() and (apart < 4).all()
-    torch.testing.assert_close(loss - pixels, 3 * apart.mean())
-    autoencoder_loss(model, batch, l1=0, l2=0, kl=0, features=u.encode).backward()
-    assert model.decoder.head.weight.grad.abs().max() > 0
-    assert all(parameter.grad is None for parameter in u.parameters())
-
-
-def test_the_weights_of_the_loss():
-    model = AutoencoderKL(**SMALL)
-    x = random(2, 3, 8, 12)
-    batch = draw_latent(x, model, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        posterior = model.encode(x)
-        x_hat = model.decode(posterior.mean + posterior.std * batch["eps"])
-        expected = 2 * (x - x_hat).abs().mean() + 3 * (x - x_hat).square().mean()
-        expected += 5 * posterior.kl().sum() / (2 * 5 * 2 * 3)
-        torch.testing.assert_close(autoencoder_loss(model, batch, l1=2, l2=3, kl=5), expected)
-
-
-def test_noise_is_drawn_from_the_generator():
-    model, x = AutoencoderKL(2, 3, (8, 12), patch=2), random(50, 2, 12, 8)
-    state = torch.get_rng_state()
-    first, again, other = (draw_latent(x, model, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert first["x"] is x and first["eps"].shape == (50, 3, 3, 2) == model.encode(x).mean.shape
-    assert torch.equal(first["eps"], again["eps"]) and not torch.equal(first["eps"], other["eps"])
-    assert first["eps"].std().item() == pytest.approx(1, abs=0.1)
-    assert draw_latent(x.half(), model, torch.Generator())["eps"].dtype == torch.float16
-
-
-def test_the_critics_loss_by_hand():
-    real, fake = torch.tensor([3.0, 0.5]), torch.tensor([-1.5, -0.5, 1.0])
-    torch.testing.assert_close(hinge_loss(real, fake), torch.tensor((0.25 + (0 + 0.5 + 2) / 3) / 2))
-
-
-def test_the_critic_looks_at_patches():
-    critic = randomized(PatchDiscriminator(2, (8, 12, 16)))
-    x = random(1, 2, 96, 80).requires_grad_()
-    logits = critic(x)
-    assert logits.shape == (1, 1, 12, 10)
-    for norm in (layer for layer in critic.layers if isinstance(layer, nn.GroupNorm)):
-        norm.register_forward_hook(lambda norm, args, output: args[0])  # it alone sees the whole picture
-    (seen,) = torch.autograd.grad(critic(x)[0, 0, 6, 5], x)
-    rows, columns = seen[0].abs().sum(0).nonzero().unbind(1)
-    assert rows.max() - rows.min() == columns.max() - columns.min() == 37
-
-
-def with_critic(adversarial=0.5):
-    with seeded(0):
-        model, critic = AutoencoderKL(**SMALL), PatchDiscriminator(3, (8, 12))
-    batch = draw_latent(random(2, 3, 16, 24), model, torch.Generator().manual_seed(0))
-    return model, critic, batch
-
-
-def gradients(loss, *modules):
-    """The gradient of each module's parameters, as one vector."""
-    for module in modules:
-        module.zero_grad()
-    loss.backward()
-    return [torch.cat([p.grad.flatten() for p in module.parameters()]) for module in modules]
-
-
-def test_each_learns_from_its_own_loss():
-    model, critic, batch = with_critic()
-    with torch.no_grad():
-        x_hat = model.decode(model.encode(batch["x"]).at(batch["eps"]))
-    (critics_own,) = gradients(hinge_loss(critic(batch["x"]), critic(x_hat)), critic)
-    (plain,) = gradients(autoencoder_loss(model, batch), model)
-    off, same = gradients(autoencoder_loss(model, batch, critic=critic, adversarial=0.0), model, critic)
-    torch.testing.assert_close(same, critics_own)
-    torch.testing.assert_close(off, plain)
-    on, same = gradients(autoencoder_loss(model, batch, critic=critic, adversarial=0.5), model, critic)
-    torch.testing.assert_close(same, critics_own)
-    assert (on - plain).norm() > 0.01 * plain.norm()
-
-
-def test_the_critics_gradient_is_as_long_as_asked_for():
-    model, critic, batch = with_critic()
-    head = model.decoder.head.weight
-    (plain,) = torch.autograd.grad(autoencoder_loss(model, batch), head)
-    for adversarial in (0.1, 0.8):
-        (both,) = torch.autograd.grad(autoencoder_loss(model, batch, critic=critic, adversarial=adversarial), head)
-        assert ((both - plain).norm() / plain.norm()).item() == pytest.approx(adversarial, rel=0.01)
-    x_hat = model.decode(model.encode(batch["x"]).at(batch["eps"]))
-    (towards,) = torch.autograd.grad(-critic(x_hat).mean(), head)  # where the critic takes them for real
-    assert F.cosine_similarity((both - plain).flatten(), towards.flatten(), dim=0) > 0.99
-    with torch.no_grad():
-        assert autoencoder_loss(model, batch, critic=critic).isfinite()
-
-
-def test_the_pair_is_trained_by_the_loop():
-    model, critic, batch = with_critic()
-    before = [[p.detach().clone() for p in module.parameters()] for module in (model, critic)]
-    pair = nn.ModuleDict({"autoencoder": model, "critic": critic})
-    expected = autoencoder_loss(model, batch, critic=critic, kl=0.1)
-    torch.testing.assert_close(paired_loss(pair, batch, kl=0.1), expected)
-
-    def draw(generator, n):
-        return draw_latent(torch.rand(n, 3, 16, 24, generator=generator) * 2 - 1, model, generator)
-
-    history = train(pair, draw, paired_loss, steps=2, batch_size=2, lr=1e-3, progress=False)
-    assert len(history.loss) == 2
-    for module, was in zip((model, critic), before, strict=True):
-        assert max((p - old).abs().max() for p, old in zip(module.parameters(), was, strict=True)) > 1e-5
-
-
-def test_it_learns():
-    """Plain pictures of any brightness need one number each: the error falls far below that of the best constant."""
-    with seeded(0):
-        model = AutoencoderKL(1, 1, (8, 12), middle_attention=False)
-    generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    losses = []
-    for _ in range(80):
-        x = (torch.rand(16, 1, 1, 1, generator=generator) * 2 - 1).expand(16, 1, 8, 8)
-        loss = autoencoder_loss(model, draw_latent(x, model, generator))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert sum(losses[-10:]) / 10 < 0.45 < 0.8 < losses[0]  # the best constant has 1/2 + 1/3
-
-
-TILED = [
-    (dict(channels=(12, 24), blocks_per_level=1, groups=6), (22, 30), 12),
-    (dict(channels=(6, 8, 12), blocks_per_level=(0, 1, 1), groups=2), (17, 14), 16),
-    (dict(channels=(8, 12), blocks_per_level=1, patch=2), (19, 26), 8),
-]
-
-
-@pytest.mark.parametrize(("config", "size", "tile"), TILED, ids=["two levels", "three levels", "patches"])
-def test_tiles_equal_the_whole(config, size, tile):
-    model = randomized(AutoencoderKL(3, 5, **config))
-    f, half = model.multiple, size[1] // 2
-    uneven = torch.linspace(0, 2, size[1])  # its two halves have other statistics
-    x, z = random(2, 3, size[0] * f, size[1] * f), random(2, 5, *size, seed=2) * uneven
-    x = x * uneven.repeat_interleave(f)
-    with torch.no_grad():
-        encoded, whole = model.encode(x), model.decode(z)
-        found = tiled_encode(model, x, tile)
-        assert_equal(tiled_decode(model, z, tile), whole)
-        part = model.decode(z[..., :half])
-        assert (part - whole[..., : half * f])[..., : half * f // 2].abs().max() > 1e-3  # it is not done by cutting
-    assert_equal(found.mean, encoded.mean)
-    assert_equal(found.logvar, encoded.logvar)
-    assert not [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]  # all is as it was
-
-
-def test_tiles_bound_the_maps():
-    """The largest map is that of a tile, however large the picture."""
-    model = randomized(AutoencoderKL(3, 5, (8, 12), groups=2))
-    largest = {}
-
-    def note(layer, args, y):
-        largest[layer] = max(largest.get(layer, 0), y.shape[2] * y.shape[3])
-
-    for layer in (model.encoder.stem, model.decoder.head):
-        layer.register_forward_hook(note)
-    found = []
-    for width in (20, 40):
-        largest.clear()
-        tiled_encode(model, random(1, 3, 36, 2 * width), 8)
-        tiled_decode(model, random(1, 5, 18, width), 8)
-        found.append(list(largest.values()))
-        assert max(found[-1]) < 36 * 40 / 2
-    assert found[0] == found[1]
-
-
-def test_small_pictures_are_not_tiled():
-    model = randomized(AutoencoderKL(**SMALL))
-    calls = []
-    model.decoder.head.register_forward_hook(lambda *_: calls.append(1))
-    model.encoder.stem.register_forward_hook(lambda *_: calls.append(1))
-    x, z = random(2, 3, 16, 12), random(2, 5, 4, 3)
-    with torch.no_grad():
-        assert torch.equal(tiled_encode(model, x).mean, model.encode(x).mean)
-        assert torch.equal(tiled_decode(model, z), model.decode(z))
-    assert len(calls) == 4
-
-
-def test_tiles_leave_no_hooks_behind_after_an_error():
-    model = AutoencoderKL(**SMALL)
-
-    def fail(*_):
-        raise RuntimeError("on purpose")
-
-    broken = model.decoder.head.register_forward_hook(fail)
-    with pytest.raises(RuntimeError, match="on purpose"):
-        tiled_decode(model, random(1, 5, 12, 9), 8)
-    broken.remove()
-    assert not [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
-
-
-def test_an_empty_batch_in_tiles():
-    model = AutoencoderKL(**SMALL)
-    for size in (8, 64):  # small enough to be whole, and not
-        x, z = torch.zeros(0, 3, size, size), torch.zeros(0, 5, size // 4, size // 4)
-        assert tiled_encode(model, x, 8).mean.shape == model.encode(x).mean.shape == z.shape
-        assert tiled_decode(model, z, 8).shape == model.decode(z).shape == x.shape
-
-
-@pytest.mark.parametrize("tile", [0, -4, 512.0, "512", None])
-def test_a_tile_is_a_whole_number_of_pixels(tile):
-    model = AutoencoderKL(**SMALL)
-    for call in (
-        lambda: tiled_encode(model, torch.zeros(1, 3, 8, 12), tile),
-        lambda: tiled_decode(model, torch.zeros(1, 5, 9, 12), tile),
-    ):
-        with pytest.raises(ValueError, match=f"whole tile of at least 1 pixel, got {tile!r}"):
-            call()
-    x = random(1, 3, 24, 32)
-    assert torch.equal(tiled_encode(model, x, np.int64(8)).mean, tiled_encode(model, x, 8).mean)
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 import torch
+from clip_vocabulary import END, TEXTS, vocabulary, write_clip
 from compare import random, randomized
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from PIL import Image
 from small_sd import BETAS, small
-from test_text import END, TEXTS, clip_files, write_clip  # noqa: F401 (a fixture)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from minildm.autoencoder import AutoencoderKL
@@ -68,7 +68,7 @@ def sibling(pipe, kind):
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def both(request, clip_files, tmp_path_factory):  # noqa: F811
+def both(request, tmp_path_factory):
     """diffusers' pipeline of one kind, the folder it saved, and ours, loaded from that."""
     kind, folder = KINDS[request.param], tmp_path_factory.mktemp("sd")
     end = 49407
@@ -94,7 +94,7 @@ def both(request, clip_files, tmp_path_factory):  # noqa: F811
         vae.quant_conv.weight[4:] = 0
         vae.quant_conv.bias[4:] = -40
     parts = dict(unet=unet, vae=vae, text_encoder=text, safety_checker=None, feature_extractor=None)
-    parts["tokenizer"] = CLIPTokenizer.from_pretrained(write_clip(folder / "clip", clip_files, kind["pad"]))
+    parts["tokenizer"] = CLIPTokenizer.from_pretrained(write_clip(folder / "clip", vocabulary(), kind["pad"]))
     parts["scheduler"] = kind["scheduler"](
         **BETAS, prediction_type=kind["predicts"], set_alpha_to_one=False, steps_offset=1
     )
@@ -198,6 +198,44 @@ def test_where_ddim_ends(both, to_one, eta, monkeypatch):
     assert_equal(both.ours(prompt, **how), theirs, 5e-5)
     monkeypatch.setattr(both.ours, "ends_clean", not to_one)
     assert (both.ours(prompt, **how) - theirs).abs().max() > 5e-4
+
+
+@pytest.mark.parametrize("both", ["SD 1"], indirect=True)
+def test_what_diffusers_calls_otherwise(both, monkeypatch):
+    """The table in the docstring of minildm.stable_diffusion, call by call."""
+    x_T, prompt = random(1, 4, 8, 8, seed=3), PROMPTS[0]
+    theirs = partial(both.theirs, prompt, num_inference_steps=3, guidance_scale=2.0, output_type="pt")
+    ours = partial(both.ours, steps=3, guidance=2.0, output="tensor")
+
+    def seeds(*numbers):
+        return [torch.Generator().manual_seed(number) for number in numbers]
+
+    assert_equal(ours(prompt, seed=3), theirs(generator=seeds(3)[0]).images, 1e-3)
+    several = theirs(generator=seeds(5, 2), num_images_per_prompt=2).images
+    assert_equal(ours(prompt, seed=[5, 2]), several, 1e-3)
+    assert_equal(ours([prompt] * 2, seed=[5, 2]), several, 1e-3)
+    assert_equal(ours(prompt, seed=3, size=(32, 48)), theirs(generator=seeds(3)[0], height=32, width=48).images, 1e-3)
+    context, nothing = random(2, 1, 77, 24, seed=4)
+    found = both.theirs(
+        prompt_embeds=context, negative_prompt_embeds=nothing, latents=x_T, num_inference_steps=3, guidance_scale=2.0,
+        output_type="pt",
+    ).images  # fmt: skip
+    assert_equal(ours(context=context, negative_context=nothing, x_T=x_T), found, 1e-3)
+    latents = []
+    theirs(latents=x_T, callback_on_step_end=lambda pipe, i, t, more: latents.append(more["latents"]) or more)
+    steps = list(both.ours.steps(prompt, x_T=x_T, steps=3, guidance=2.0))
+    assert len(latents) == 3
+    for step, expected in zip(steps[1:], latents, strict=True):
+        assert_equal(step.x_t, expected, 1e-3)
+    skipping = load(both.folder)
+    del skipping.text_encoder.blocks[-1:]
+    text = both.theirs.text_encoder
+    monkeypatch.setitem(text.__dict__, "text_model", text)  # where it was in the transformers that diffusers expects
+    how = dict(
+        x_T=x_T, steps=3, guidance=1, output="tensor"
+    )  # theirs skips in the prompt alone, not in the negative one
+    assert_equal(skipping(prompt, **how), theirs(latents=x_T, clip_skip=1, guidance_scale=1.0).images, 1e-3)
+    assert (skipping(prompt, **how) - both.ours(prompt, **how)).abs().max() > 1e-3
 
 
 def second_draw(seed):

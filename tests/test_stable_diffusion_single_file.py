@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 import torch
+from clip_vocabulary import END, vocabulary, write_clip
 from compare import assert_equal, random, randomized
 from diffusers.loaders import single_file_utils as theirs
 from safetensors.torch import load_file, save_file
-from test_text import END, clip_files, write_clip  # noqa: F401 (a fixture)
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from minildm.autoencoder import AutoencoderKL
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # newer packag
 
 
 @pytest.fixture(scope="module")
-def folder(clip_files, tmp_path_factory):  # noqa: F811
-    return write_clip(tmp_path_factory.mktemp("clip") / "tokenizer", clip_files, END)
+def folder(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("clip") / "tokenizer", vocabulary(), END)
 
 
 @pytest.fixture(scope="module")

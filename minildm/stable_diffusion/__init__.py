@@ -18,8 +18,8 @@ What users of diffusers look for:
 | `class_labels=`                                   | `y=`                                                          |
 | `pipe.scheduler = HeunDiscreteScheduler...`       | `sampler="heun"`, in each call                                |
 | `eta=1.0`                                         | `sampler=partial(samplers.ddim, eta=1.0)`                     |
-| `clip_skip=1`                                     | `del pipe.text_encoder.blocks[-1:]`, once                     |
-| `callback_on_step_end=f`                          | `for step in pipe.steps(...): f(step.t, step.x_t, step.x0_hat)` |
+| `clip_skip=1`, of the prompt alone                | `del pipe.text_encoder.blocks[-1:]`, once, of both prompts    |
+| `callback_on_step_end=f`                          | `for step in pipe.steps(...): f(step.t, step.x_t)`            |
 | `output_type="pt"`                                | `output="tensor"`                                             |
 | `enable_vae_tiling()`                             | `pipe.tile = 512`                                             |
 | `unet(x, t, encoder_hidden_states=c).sample`      | `unet(x, t, context=c)`, with t: (b,)                         |
