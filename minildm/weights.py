@@ -91,13 +91,14 @@ def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[dict[st
     module = getattr(module, "_orig_mod", module)  # of torch.compile
     name = type(module).__name__
     if name not in CLASSES or type(module) is not _class(name):
-        hint = next((f"; it has {what}" for what in _added(module)), "; add it to weights.CLASSES")
+        register = f"; add it to weights.CLASSES, with the module that defines it ({type(module).__module__})"
+        hint = next((f"; it has {what}" for what in _added(module)), register)
         raise ValueError(f"expected a module of class {' or '.join(CLASSES)}, got {name}{hint}")
     if not dtype.is_floating_point:
         raise ValueError(f"expected a floating-point dtype such as torch.float16, got {dtype}")
     for what in _added(module):
         raise ValueError(f"this {name} has {what}")
-    if module.config is None:
+    if getattr(module, "config", None) is None:
         raise ValueError(f"this {name} was built from blocks of your own, so no configuration can rebuild it")
     tensors = {}
     for key, tensor in storage.state(module).items():
@@ -124,7 +125,10 @@ def unpack(tensors: dict[str, Tensor], metadata: dict[str, str], source: str | P
     """
     name = metadata.get("class")
     if name not in CLASSES:
-        raise ValueError(f"{source}: its class {name!r} is none of {', '.join(CLASSES)}; update minildm")
+        raise ValueError(
+            f"{source}: its class {name!r} is none of {', '.join(CLASSES)}: add the module that defines it to "
+            "weights.CLASSES, or update minildm"
+        )
     try:
         config, schedule = (json.loads(metadata.get(key, "null")) for key in ("config", "schedule"))
     except ValueError as error:
@@ -139,7 +143,9 @@ def unpack(tensors: dict[str, Tensor], metadata: dict[str, str], source: str | P
     storage.fill(storage.state(module), tensors, source)
     if schedule is not None:
         with defaults("cpu"):
-            module.schedule = NoiseSchedule.from_config(schedule)
+            schedule = NoiseSchedule.from_config(schedule)
+        if getattr(module, "schedule", None) != schedule:  # one that wraps another may know it already
+            module.schedule = schedule
     return module.eval()
 
 

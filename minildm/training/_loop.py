@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from minildm.optional import require
-from minildm.tensors import fast_bfloat16
+from minildm.tensors import check_number, fast_bfloat16
 from minildm.training._batches import Batch, Source, mix, size_of
 from minildm.training._device import Objective, TrainingMode, accelerator, on, precision, seed_streams, streams_kept
 from minildm.training._history import History
@@ -95,6 +95,8 @@ def train(
     or belongs to another training, for arguments out of range, and for a `batch` or `loss` of the wrong kind.
     Sources: AdamW, Loshchilov and Hutter (2019); cosine decay, the same (2017); averaging, Polyak and Juditsky (1992).
     """
+    if not isinstance(steps, int) or isinstance(steps, bool):
+        raise ValueError(f"expected steps, a whole number from 1, got {steps!r}")
     warmup = steps // 20 if warmup is None else warmup
     size = size_of(batch, batch_size)
     _check(steps, size, lr, warmup, weight_decay, clip, ema, seed, validate_every)
@@ -198,11 +200,11 @@ def _check(steps, batch_size, lr, warmup, weight_decay, clip, ema, seed, validat
             batch_size,
             batch_size is None or isinstance(batch_size, int) and batch_size >= 1,
         ),
-        "lr, a finite number above 0": (lr, 0 < lr < math.inf),
-        "warmup, from 0 to below steps": (warmup, 0 <= warmup < steps),
-        "weight_decay, from 0": (weight_decay, 0 <= weight_decay < math.inf),
-        "clip, above 0 (math.inf for no limit)": (clip, clip > 0),
-        "ema, from 0 to below 1, or None": (ema, ema is None or 0 <= ema < 1),
+        "lr, a finite number above 0": (lr, lambda v: 0 < v < math.inf),
+        "warmup, from 0 to below steps": (warmup, lambda v: 0 <= v < steps),
+        "weight_decay, from 0": (weight_decay, lambda v: 0 <= v < math.inf),
+        "clip, above 0 (math.inf for no limit)": (clip, lambda v: v > 0),
+        "ema, from 0 to below 1, or None": (0 if ema is None else ema, lambda v: 0 <= v < 1),
         "seed, a whole number from 0": (seed, isinstance(seed, int) and seed >= 0),
         "validate_every, a whole number from 1": (
             validate_every,
@@ -210,8 +212,10 @@ def _check(steps, batch_size, lr, warmup, weight_decay, clip, ema, seed, validat
         ),
     }
     for rule, (value, holds) in rules.items():
-        if not holds:
-            raise ValueError(f"expected {rule}; got {value!r}")
+        if callable(holds):
+            check_number(value, holds, rule)
+        elif not holds:
+            raise ValueError(f"expected {rule}, got {value!r}")
 
 
 def _stopped(step, steps, checkpoint):
