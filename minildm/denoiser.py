@@ -97,7 +97,8 @@ class TimeBlock(ResidualBlock):
 class Denoiser(UNet):
     """The U-Net of diffusion models. `m(x_t, t, context, mask, y)` -> prediction (b, out_channels, h, w)
 
-    in_channels, out_channels, channels, blocks_per_level, skip, groups, eps: as in `UNet`.
+    in_channels, out_channels, channels, blocks_per_level, skip, groups, eps: as in `UNet`. If it is to go to diffusers
+        one day, choose groups and heads now, as `stable_diffusion.save` says.
     attention: where pixels attend: one bool for each level, or the numbers of the levels, 0 being full resolution.
     middle_attention: whether they do at the bottom, between its two blocks.
     heads: of all attention, or a list with those of each level; the bottom takes the last.

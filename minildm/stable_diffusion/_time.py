@@ -12,6 +12,7 @@ def told_later(weight: Tensor, steps: int) -> Tensor:
     To go on by some steps turns each pair of cosine and sine by an angle of its own, which the layer takes over.
     """
     half = weight.shape[1] // 2
-    c, s = timestep_embedding(torch.tensor([steps]), 2 * half)[0].to(weight.device, torch.float64).chunk(2)
-    cosines, sines, rest = weight.double().split([half, half, weight.shape[1] - 2 * half], dim=1)
-    return torch.cat([cosines * c + sines * s, sines * c - cosines * s, rest], dim=1).to(weight.dtype)
+    c, s = timestep_embedding(torch.tensor([steps]), 2 * half)[0].double().chunk(2)
+    widths = [half, half, weight.shape[1] - 2 * half]
+    cosines, sines, rest = weight.cpu().double().split(widths, dim=1)  # not every device has float64
+    return torch.cat([cosines * c + sines * s, sines * c - cosines * s, rest], dim=1).to(weight)
