@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageOps
 from torch import Tensor
 
+from minildm.optional import require
+
 Images = str | os.PathLike | Image.Image | np.ndarray | Tensor | Iterable
 Colour = str | tuple[int, int, int]  # as PIL names it, or red, green and blue up to 255
 
@@ -98,6 +100,16 @@ def to_pil(images: Images) -> list[Image.Image]:
         raise ValueError(f"expected images of 1 or 3 channels, got {x.shape[1]} in shape {tuple(x.shape)} (b, c, h, w)")
     arrays = x.movedim(1, -1).cpu().numpy()  # (b, h, w, c)
     return [Image.fromarray(array[..., 0] if x.shape[1] == 1 else array) for array in arrays]
+
+
+def sheet(images: Images, columns: int | None = None) -> Tensor:
+    """Images in rows of so many, by default as near to a square as can be: float32 (3, h', w') in [0, 1].
+
+    Needs torchvision. Errors as of `to_unit`.
+    """
+    x = to_unit(images, None)
+    columns = columns or math.ceil(math.sqrt(len(x)))
+    return require("torchvision.utils").make_grid(x, nrow=columns, padding=2, pad_value=1)
 
 
 def to_masks(masks: Images) -> Tensor:

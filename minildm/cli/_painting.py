@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import re
 import secrets
 import shutil
@@ -20,7 +19,6 @@ from tqdm.auto import tqdm
 import minildm
 from minildm import geneval, images, stable_diffusion, storage, viz
 from minildm.cli._course import recipes
-from minildm.optional import require
 from minildm.pipeline import LatentDiffusion
 from minildm.tensors import best_device
 
@@ -143,7 +141,7 @@ class Brush:
         frames = []
         for step in tqdm(run, total=self.how.get("steps", 25) + 1, desc="draw", unit="step", leave=False, disable=None):
             if film or step.t < 0:
-                frames.append(sheet(self.pipe.decode(step.x_t, check=False)))
+                frames.append(images.sheet(self.pipe.decode(step.x_t, check=False)))
         return frames
 
     def _bytes(self, frames, format) -> bytes:
@@ -200,12 +198,6 @@ def check_file(path: Path, endings: Iterable[str]) -> None:
         raise ValueError(f"expected a file name ending in {', '.join(endings)}, got {path.name!r}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to write {path.name!r} to: make it first")
-
-
-def sheet(pictures: Tensor) -> Tensor:
-    """Pictures (b, 3, h, w) in rows, as near to a square as can be. -> (3, h', w')"""
-    columns = math.ceil(math.sqrt(len(pictures)))
-    return require("torchvision.utils").make_grid(pictures, nrow=columns, padding=2, pad_value=1)
 
 
 def blocks(picture: Tensor, width: int) -> str:

@@ -31,7 +31,9 @@ class Job:
 
     def checkpoint(self, part: str = "") -> Path:
         """The resumable checkpoint of the training, or of a part of it; without `resume` an old one is removed."""
-        path = self.runs / f"{self.name}{part}.safetensors"
+        return self._at(self.runs / f"{self.name}{part}.safetensors")
+
+    def _at(self, path: Path) -> Path:
         if not self.resume:
             path.unlink(missing_ok=True)
         self._checkpoints.append(path)
