@@ -138,12 +138,9 @@ def folder(path: str | Path, index: str, own: Collection[str] = ()) -> Iterator[
     among the renames leaves the old files, whole, in the `.part`. Raises FileExistsError where `path` is a file or
     holds other things but no `index`, PermissionError where a file may not be written.
     """
+    check_folder(path, index)
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_dir():
-        raise FileExistsError(f"{path} is there and is no folder: choose another name")
     there = target.is_dir()
-    if there and not (target / index).is_file() and (others := _visible(target)):
-        raise FileExistsError(f"{path} has no {index} but {', '.join(others[:3])}: choose another folder, or empty it")
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the folder where it is there, since the folder may be a disk of its own, across which nothing is renamed.
     part = _unique(target if there else target.parent, target.name)
@@ -160,6 +157,15 @@ def folder(path: str | Path, index: str, own: Collection[str] = ()) -> Iterator[
             _sync(target.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def check_folder(path: str | Path, index: str) -> None:
+    """Raise FileExistsError where `folder` would: to be asked before the work whose result is to lie there."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_dir():
+        raise FileExistsError(f"{path} is there and is no folder: choose another name")
+    if target.is_dir() and not (target / index).is_file() and (others := _visible(target)):
+        raise FileExistsError(f"{path} has no {index} but {', '.join(others[:3])}: choose another folder, or empty it")
 
 
 def _exchange(new: Path, target: Path, old: Path, index: str, own: Collection[str]) -> None:

@@ -77,18 +77,54 @@ def test_train_hands_on_its_options(monkeypatch, capsys):
     recipe = types.SimpleNamespace(run=run)
     monkeypatch.setattr(course, "recipe", lambda name: recipe)
     assert cli.main(["train", "nuclei"]) == 0
-    options = ["--out", "a.safetensors", "--steps", "7", "--seed", "3", "--no-resume"]
+    options = ["--out", "a.safetensors", "--steps", "7", "--seed", "3", "--no-resume", "--runs", "elsewhere"]
     assert cli.main(["train", "nuclei", *options]) == 0
     assert calls == [
-        ((None,), {"steps": None, "seed": 0, "resume": True}),
-        ((Path("a.safetensors"),), {"steps": 7, "seed": 3, "resume": False}),
+        ((None,), {"steps": None, "seed": 0, "resume": True, "runs": Path("runs")}),
+        ((Path("a.safetensors"),), {"steps": 7, "seed": 3, "resume": False, "runs": Path("elsewhere")}),
     ]
     assert capsys.readouterr().out == "written: here.safetensors\n" * 2
 
 
 def test_every_recipe_can_be_called_so():
     for name in course.recipes():
-        inspect.signature(course.recipe(name).run).bind(None, steps=None, seed=0, resume=True)
+        signature = inspect.signature(course.recipe(name).run)
+        sources = {"images": ["folder"], "masks": ["images", "masks"]}.get(name, [])
+        bound = signature.bind(*sources, None, steps=None, seed=0, resume=True, runs=Path("elsewhere"))
+        assert bound.arguments["out"] is None
+
+
+def test_help_parts_what_trains_from_what_measures(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    said = capsys.readouterr().out
+    own, shipped, studies = (said.index(title) for title in ("Your own pictures", "What ships", "Studies"))
+    assert own < said.index("masks ") < shipped < said.index("nuclei ") < studies < said.index("nuclei-folds ")
+    assert all(f" {name} " in said for name in course.recipes())
+
+
+@pytest.mark.parametrize(
+    "name, sources, options, told",
+    [
+        ("images", ["F"], "--size 16 --width 8 --no-labels --grey", dict(size=16, width=8, labels=False, grey=True)),
+        ("images", ["F"], "--minutes 3 --batch 4 --lr 0.01 --captions", dict(minutes=3.0, batch=4, captions=True)),
+        ("masks", ["F", "G"], "--steps 9 --channels 1 --instances labels", dict(channels=1, steps=9)),
+        ("pocket", [], "--batch 8 --width 32 --size 32", dict(batch=8, width=32, size=32)),
+    ],
+)
+def test_recipes_take_settings(name, sources, options, told, monkeypatch, capsys):
+    calls = []
+
+    def run(*arguments, **settings):
+        calls.append((arguments, settings))
+        return Path("model")
+
+    monkeypatch.setattr(course, "recipe", lambda asked: types.SimpleNamespace(run=run) if asked == name else None)
+    assert cli.main(["train", name, *sources, "-o" if sources else "--out", "here", *options.split()]) == 0
+    ((arguments, settings),) = calls
+    assert [str(one) for one in arguments] == [*sources, "here"]
+    assert settings.items() >= told.items() and settings["seed"] == 0 and settings["resume"]
+    assert ("size" in settings) == ("--size" in options)  # else it is the recipe's own
+    assert capsys.readouterr().out.startswith("written: model\n")
 
 
 def test_without_the_extras_it_says_how_to_get_them(monkeypatch, capsys):

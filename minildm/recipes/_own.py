@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class OwnJob(Job):
         steps: int | None,
         minutes: float | None,
         facts: dict[str, object],
-        **settings: float,
+        **settings: Any,
     ) -> History:
         """Train, or go on with it.
 

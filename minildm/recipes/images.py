@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minildm import data
+from minildm import data, storage
 from minildm import images as conversions
 from minildm.denoiser import Denoiser
 from minildm.losses import denoising_error, denoising_loss, draw_noise
 from minildm.pipeline import LatentDiffusion
+from minildm.pipeline._files import INDEX
 from minildm.recipes._frame import RUNS
 from minildm.recipes._own import OwnJob, parted
 from minildm.schedule import NoiseSchedule
@@ -207,10 +208,11 @@ def run(
 
     Raises ValueError for a size or width that does not fit the network, and what `data.images` raises.
     """
-    unit = 2 ** (_levels(size) - 1)
-    if size < 8 or size % unit or width < 8 or width % 8:
-        raise ValueError(f"expected size from 8 as a multiple of {unit}, and width as one of 8; got {size} and {width}")
+    if size < 8 or size % 4 or width < 8 or width % 8:
+        raise ValueError(f"expected size from 8 as a multiple of 4, and width as one of 8; got {size} and {width}")
     job = OwnJob("images", folder, out, seed, resume, runs)
+    if job.out.suffix != ".safetensors":
+        storage.check_folder(job.out, INDEX)
     pictures = read(job.source, size, grey, labels, captions)
     tokenizer = tokenizer_of(pictures.captions) if pictures.captions else None
     painter = network(size, width, pictures.x.shape[1], len(pictures.names or ()), tokenizer, seed)
@@ -231,7 +233,7 @@ def run(
         batches,
         loss,
         look,
-        steps or (None if minutes else STEPS),
+        STEPS if steps is None and minutes is None else steps,
         minutes,
         facts | {"captions": bool(tokenizer)},
         batch_size=batch,

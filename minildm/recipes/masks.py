@@ -24,6 +24,9 @@ from minildm.unet import UNet
 STEPS, BATCH, LR, WIDTH, SIZE = 500, 4, 2e-3, 16, 128
 HELD_OUT = 5  # one picture in so many
 SAMPLES = 4  # pictures on a sheet
+# Colours of the background, black, and of 255 objects, after which they come again. (256, 3) uint8
+PALETTE = np.random.default_rng(0).integers(77, 256, (256, 3), np.uint8)
+PALETTE[0] = 0
 
 
 def network(channels: int, width: int = WIDTH, seed: int = 0) -> UNet:
@@ -50,8 +53,7 @@ def sheet(model: nn.Module, pairs: Sequence[nuclei.Pair], side: int = 256) -> Te
 
 def colours(labels: np.ndarray) -> np.ndarray:
     """Each object in a colour of its own, on black. (h, w) integers -> (h, w, 3) in [0, 1]"""
-    palette = np.random.default_rng(0).uniform(0.3, 1, (256, 3))
-    return np.where(labels[..., None] > 0, palette[labels % 256], 0)
+    return PALETTE[np.where(labels > 0, (labels - 1) % 255 + 1, 0)] / 255
 
 
 def _middle(picture: np.ndarray, side: int) -> np.ndarray:
@@ -114,7 +116,7 @@ def run(
 
     facts = dict(pictures=len(pairs), masks=str(Path(masks).expanduser().resolve()), size=size, width=width)
     model, settings = network(inputs, width, seed), dict(batch_size=batch, lr=lr, ema=0.99)
-    steps = steps or (None if minutes else STEPS)
+    steps = STEPS if steps is None and minutes is None else steps
     history = job.train(model, crops, segmentation_loss, look, steps, minutes, facts, **settings)
     result = job.say("held out" if held else "training pictures", scores(model, held or known))
     record = dict(data=f"{len(known)} pictures of {job.source.name}", batch=batch, lr=lr)
