@@ -68,11 +68,11 @@ def write_folder(path: Path, bpe: "tokenizers.Tokenizer", start: int, end: int) 
 def _clip(folder: Path, config: dict):
     """CLIP's tokenizer from vocab.json and merges.txt, put together as transformers does."""
     tk = require("tokenizers")
-    if (kind := config.get("tokenizer_class", "CLIPTokenizer")) not in ("CLIPTokenizer", "CLIPTokenizerFast"):
-        raise ValueError(f"{folder}: a {kind} is read from its tokenizer.json, which is missing")
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has neither tokenizer.json nor {name}: expected a tokenizer's folder")
+    if (kind := config.get("tokenizer_class", "CLIPTokenizer")) not in ("CLIPTokenizer", "CLIPTokenizerFast"):
+        raise ValueError(f"{folder}: a {kind} is read from its tokenizer.json, which is missing")
     vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
     try:
         bpe = tk.Tokenizer(tk.models.BPE.from_file(vocab, merges, unk_token=END, end_of_word_suffix="</w>"))
