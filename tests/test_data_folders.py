@@ -530,3 +530,21 @@ def test_missing_package_says_how_to_install(loose, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r'datasets.*pip install "minildm\[course\]"'):
         data.images(loose)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (dict(folder=None), "path of a folder or a zip archive, got NoneType"),
+        (dict(folder=5), "got int"),
+        (dict(folder=["a.png"]), "got list"),
+        (dict(labels=["x", "y"]), "labels says whether to take them"),
+        (dict(labels="folder"), "labels says whether"),
+        (dict(captions=[]), "captions says whether"),
+        (dict(channels=3.0), "channels must be 3"),
+    ],
+)
+def test_what_images_takes_for_no_setting(how, message, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=message):
+        data.images(**dict(folder=tmp_path, size=8) | how)

@@ -24,6 +24,8 @@ class Files:
     """
 
     def __init__(self, path: str | os.PathLike):
+        if not isinstance(path, str | os.PathLike):
+            raise ValueError(f"expected the path of a folder or a zip archive, got {type(path).__name__}")
         self.path = Path(path).expanduser()
         self._archive, self._prefix = None, ""
         if self.path.is_dir():

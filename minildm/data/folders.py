@@ -57,7 +57,7 @@ def images(
     captions=True asks for what is not there, and for captions or labels of some pictures only.
     """
     datasets = require("datasets")
-    _check(size, channels, split)
+    _check(size, channels, split, labels, captions)
     files = Files(folder)
     everything = files.pictures()
     parts, inside = _split(files, everything)
@@ -99,10 +99,15 @@ def report(path: os.PathLike, reasons: dict[str, str], total: int, what: str = "
     warnings.warn(f"{said}; they are left out", stacklevel=3)
 
 
-def _check(size: int, channels: int, split: str) -> None:
+def _check(size: int, channels: int, split: str, labels: bool | None, captions: bool | None) -> None:
+    for name, value in (("labels", labels), ("captions", captions)):
+        if value is not None and not isinstance(value, bool):
+            raise ValueError(
+                f"{name} says whether to take them, True, False or None; what they are is found in the folder"
+            )
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a number of pixels, 1 or more, got {size!r}")
-    if channels not in (1, 3):
+    if channels not in (1, 3) or not isinstance(channels, int):
         raise ValueError(f"channels must be 3 for colour or 1 for grey, got {channels!r}")
     if split not in (*SPLITS, "all"):
         raise ValueError(f"unknown split {split!r}; expected one of {', '.join(map(repr, [*SPLITS, 'all']))}")

@@ -20,6 +20,8 @@ _OWN = [f"{name}.safetensors" for name in NETWORKS] + ["tokenizer.json"]  # besi
 
 def find(name_or_path: str | Path) -> Path:
     """The folder or file of a pipeline; a name stands for one that ships here. FileNotFoundError, ValueError."""
+    if not isinstance(name_or_path, str | Path):
+        raise ValueError(f"expected a name or a path, got {type(name_or_path).__name__}")
     path, shipped = Path(name_or_path), weights.FOLDER / str(name_or_path)
     path = path if path.exists() or not shipped.is_dir() else shipped
     if path.is_file() or (path / INDEX).is_file():
