@@ -358,7 +358,9 @@ def write_parquet(path, rows):
 
 
 TABLES = pytest.mark.parametrize(
-    "write, kind", [(write_csv, "csv"), (write_jsonl, "jsonl"), (write_parquet, "parquet")], ids=lambda it: str(it)
+    "write, kind",
+    [(write_csv, "csv"), (write_jsonl, "jsonl"), (write_parquet, "parquet")],
+    ids=["csv", "jsonl", "parquet"],
 )
 
 
