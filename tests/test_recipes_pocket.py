@@ -284,6 +284,30 @@ def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys, monkeypat
     assert not list((tmp_path / "runs").iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:this model never saw")
+def test_a_pocket_at_other_settings(tmp_path, tiny, vae, tokens, monkeypatch):
+    sizes, asked = [], []
+    fit = pocket.fit
+    monkeypatch.setattr(pocket, "fit", lambda *a, **k: asked.append(k) or fit(*a, **k))
+    monkeypatch.setattr(pocket, "geneval_summary", partial(GENEVAL_SUMMARY, per_task=2, seeds=1))
+    monkeypatch.setattr(judge, "inspect", lambda images, model: sizes.append(images.shape[-1]) or [[] for _ in images])
+    path = pocket.run(tmp_path / "pocket", steps=1, batch=2, lr=0.01, size=32, runs=tmp_path / "elsewhere")
+    assert [(k["batch_size"], k["lr"], k["checkpoint"].parent.name) for k in asked] == [(2, 0.01, "elsewhere")] * 2
+    pipe, record = LatentDiffusion.from_pretrained(path), weights.record(path / "unet.safetensors")
+    assert pipe.size == (32, 32) and record["batch"] == 2 and record["data"].endswith("32×32")
+    assert set(sizes) == {64}  # what the judge knows, however large the pictures are
+    for wrong in (dict(size=24), dict(size=0), dict(width=30), dict(width=0)):
+        with pytest.raises(ValueError, match="size as a multiple of 16 and width as one of 4"):
+            pocket.run(tmp_path / "pocket", **wrong)
+
+
+@pytest.mark.parametrize("width, groups", [(32, 16), (64, 16), (24, 8), (20, 4)])
+def test_other_widths_keep_the_proportions(width, groups):
+    config = pocket.network(4, 16, **pocket.widths(width)).config
+    assert config["channels"] == [width, 2 * width, 3 * width] and config["groups"] == groups
+    assert pocket.network(4, 16).config == pocket.network(4, 16, **pocket.widths(64)).config
+
+
 def test_a_shipped_pocket_names_what_ships_already(tmp_path, tiny, vae, encoder, monkeypatch):
     shelf = tmp_path / "shelf"
     monkeypatch.setattr(weights, "FOLDER", shelf)
