@@ -1,16 +1,20 @@
-"""What README shows of one's own pictures is run as it stands there, but for the number of steps."""
+"""What README shows of one's own pictures is run as it stands there, but for the number of steps and the width."""
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from minildm import cli
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 SECTION = re.search(r"^## Your own pictures\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)[1]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
 LABELLED, PLAIN, SEGMENTER = BLOCKS
+COMMANDS = re.findall(r"^(minildm .*?)(?: +#.*)?$", SECTION, re.MULTILINE)
 
 
 def run(*blocks: str, steps: int = 2) -> dict:
@@ -52,6 +56,18 @@ def pictures(here):
     return here
 
 
+@pytest.fixture
+def photos(here):
+    """Four pictures with their masks, named by letters."""
+    for folder in ("photos", "masks"):
+        (here / folder).mkdir()
+    for number, name in enumerate("abcd"):
+        picture, mask = discs(number, (140, 150))
+        Image.fromarray(picture).save(f"photos/{name}.png")
+        Image.fromarray(mask).save(f"masks/{name}.png")
+    return here
+
+
 def test_it_is_short():
     lines = [line for block in (LABELLED, PLAIN) for line in block.splitlines() if line]
     assert len(lines) <= 40 and len([line for line in SEGMENTER.splitlines() if line]) <= 40
@@ -70,14 +86,17 @@ def test_a_painter_of_ones_own_with_labels_and_without(pictures):
     assert cat.equal(same) and not cat.equal(dog)
 
 
-def test_a_segmenter_of_ones_own(here):
-    for folder in ("photos", "masks"):
-        (here / folder).mkdir()
-    for number in range(4):
-        picture, mask = discs(number, (140, 150))
-        Image.fromarray(picture).save(f"photos/{number}.png")
-        Image.fromarray(mask).save(f"masks/{number}.png")
+def test_a_segmenter_of_ones_own(photos):
     left = run(SEGMENTER)
     assert left["objects"].shape == (140, 150) and left["objects"].dtype == np.int32
     with pytest.raises(ValueError, match="input"):
         left["segmentation"].segment(left["weights"].load("nuclei"), left["rows"][0]["image"])
+
+
+def test_the_commands(pictures, photos):
+    assert [command.split()[1] for command in COMMANDS] == ["train", "generate", "train", "segment"]
+    for command in COMMANDS:
+        short = re.sub(r"--steps \d+", "--steps 1 --width 8", command)
+        assert cli.main(shlex.split(short)[1:]) == 0, command
+    with Image.open("cat.png") as picture, Image.open("objects.png") as objects:
+        assert picture.size == (32, 32) and objects.size == (150, 140)
