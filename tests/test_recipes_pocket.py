@@ -290,7 +290,7 @@ def test_a_pocket_at_other_settings(tmp_path, tiny, vae, tokens, monkeypatch):
     fit = pocket.fit
     monkeypatch.setattr(pocket, "fit", lambda *a, **k: asked.append(k) or fit(*a, **k))
     monkeypatch.setattr(pocket, "geneval_summary", partial(GENEVAL_SUMMARY, per_task=2, seeds=1))
-    monkeypatch.setattr(judge, "inspect", lambda images, model: sizes.append(images.shape[-1]) or [[] for _ in images])
+    monkeypatch.setattr(judge, "inspect", lambda images, model: sizes.append(images.shape[-2]) or [[] for _ in images])
     path = pocket.run(tmp_path / "pocket", steps=1, batch=2, lr=0.01, size=32, runs=tmp_path / "elsewhere")
     assert [(k["batch_size"], k["lr"], k["checkpoint"].parent.name) for k in asked] == [(2, 0.01, "elsewhere")] * 2
     pipe, record = LatentDiffusion.from_pretrained(path), weights.record(path / "unet.safetensors")
