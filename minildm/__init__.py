@@ -7,7 +7,7 @@ The modules are attributes of the package, imported when first used: `minildm.da
 import importlib
 import pkgutil
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from .autoencoder import AutoencoderKL
 from .denoiser import Denoiser

@@ -12,9 +12,6 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Called by Python or PyTorch, and by readers through them.
 CALLED = {"__init__", "__call__", "__getitem__", "__iter__", "__len__", "__enter__", "__exit__", "__next__"}
 
-# Modules that are not there yet.
-EXEMPT = set()
-
 
 def functions(tree: ast.AST) -> list[tuple[str, ast.FunctionDef, bool]]:
     """(name, definition, whether a method) of the public functions of a module, and of its public classes."""
@@ -38,15 +35,8 @@ def lacking(name: str, function: ast.FunctionDef, method: bool) -> list[str]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
 def test_public_functions_are_annotated(file):
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    open_ends = [what for row in functions(tree) for what in lacking(*row)]
-    exempt = file.relative_to(PACKAGE).as_posix() in EXEMPT
-    assert not exempt or open_ends, "it is complete: take it off the list"
-    assert exempt or not open_ends, f"no annotation: {', '.join(open_ends)}"
-
-
-def test_those_that_are_exempt_are_there():
-    assert set(EXEMPT) <= {file.relative_to(PACKAGE).as_posix() for file in FILES}
+    open_ends = [what for row in functions(ast.parse(file.read_text(encoding="utf-8"))) for what in lacking(*row)]
+    assert not open_ends, f"no annotation: {', '.join(open_ends)}"
 
 
 def test_what_lacks_is_seen():

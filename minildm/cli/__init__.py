@@ -79,22 +79,5 @@ def _parser() -> Callable:
     _generate.add(app, complain=lambda error: say(error, colour=31))
     _train.add(app)
     _segment.add(app)
-
-    @app.command("lab", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-    def lab_command(
-        context: typer.Context,
-        folder: Annotated[
-            str | None, typer.Argument(metavar="[FOLDER]", help="Where they are to lie; first of the arguments.")
-        ] = None,
-        copy_only: Annotated[
-            bool, typer.Option("--copy-only", help="Bring the lessons, and do not open them.")
-        ] = False,
-    ):
-        """Open JupyterLab at the first lesson; further options go to JupyterLab, for example --no-browser.
-
-        In a checkout of the course its own lessons are opened. Elsewhere, or with FOLDER, they are copied there
-        first (by default into minildm-lessons), never over a lesson that you have changed.
-        """
-        raise typer.Exit(_lessons.lab([folder] * (folder is not None) + context.args, copy_only))
-
+    _lessons.add(app)
     return app

@@ -1,4 +1,4 @@
-"""Where the lessons lie, and how they come into a folder of the learner's: what `minildm lab` does."""
+"""`minildm lab`: where the lessons lie, and how they come into a folder of the learner's."""
 
 import hashlib
 import itertools
@@ -7,14 +7,41 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import minildm
 from minildm import storage
 from minildm.optional import require
 
+if TYPE_CHECKING:
+    import typer
+
 PACKAGE = Path(__file__).parents[1]
 FOLDER = "minildm-lessons"  # made in the current folder, where no other is named
 RECORD = ".minildm-lessons.json"  # lies in such a folder: the checksum of each file as it came
+
+
+def add(app: "typer.Typer") -> None:
+    """Add the command."""
+    typer = require("typer")
+
+    @app.command("lab", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+    def command(
+        context: typer.Context,
+        folder: Annotated[
+            str | None, typer.Argument(metavar="FOLDER", help="Where the lessons are to lie; before all options.")
+        ] = None,
+        copy_only: Annotated[
+            bool, typer.Option("--copy-only", help="Bring the lessons, and do not open them.")
+        ] = False,
+    ):
+        """Open JupyterLab at the first lesson; further options go to JupyterLab, for example --no-browser.
+
+        In a checkout of the course its own lessons are opened. Elsewhere, or with
+        FOLDER, they are copied there first (into minildm-lessons where none is
+        named), and never over a lesson that you have changed.
+        """
+        raise typer.Exit(lab([folder] * (folder is not None) + context.args, copy_only))
 
 
 def lab(arguments: Sequence[str] = (), copy_only: bool = False) -> int:
