@@ -769,7 +769,8 @@ def _processes(folder):
                 train(model, batch, cross_entropy, **how, **settings, **QUIET)
             assert stop.value.code == 143 and 12 <= restore(model, settings["checkpoint"]).step <= 14
         looks = dict(validate=lambda model: float(model.first.weight.sum()), validate_every=15)
-        history = train(model, images, cross_entropy, batch_size=6, **settings, **looks, **QUIET)
+        wrapped = model if world == 1 else nn.parallel.DistributedDataParallel(model)
+        history = train(wrapped, images, cross_entropy, batch_size=6, **settings, **looks, **QUIET)
         assert [step for step, _ in history.validation] == [15, 20]  # known to each process, the first one looked
         looked = torch.tensor([value for _, value in history.validation])
         state = copy(model) | {"loss": torch.tensor(history.loss), "looked": looked}
