@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from test_readme import discs
 
-from minildm import LatentDiffusion, cli, segmentation, weights
+from minildm import LatentDiffusion, cli, segmentation, stable_diffusion, weights
 from minildm.data._arrays import codes
 from minildm.recipes import _own, images, masks
 from minildm.training import restore
@@ -93,6 +93,14 @@ def test_the_network_fits_the_pictures(size, levels, attends):
     unet = images.network(size).unet
     assert len(unet.config["channels"]) == levels and sum(unet.config["attention"]) == attends
     assert size // unet.multiple >= 4 and size % unet.multiple == 0
+
+
+@pytest.mark.filterwarnings("ignore:diffusers' pipeline tells its U-Net no class")
+@pytest.mark.parametrize("size, width, classes", [(16, 32, 3), (32, 32, 0), (64, 48, 2)])
+def test_diffusers_has_networks_like_it(size, width, classes, here):
+    unet = images.network(size, width, 3, classes).unet
+    path = stable_diffusion.save(LatentDiffusion(unet, size=size), here / "theirs")
+    assert (path / "model_index.json").is_file()
 
 
 def test_what_is_known_and_what_is_held_out_are_parted_at_random():
@@ -187,6 +195,9 @@ def test_minutes_are_measured_once_for_a_run(pictures, monkeypatch):
     for none in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="minutes above 0"):
             images.run("pictures", "painter", minutes=none, **SMALL)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="expected steps where several processes train"):
+        images.run("pictures", "painter", minutes=2, **SMALL)
 
 
 @pytest.mark.parametrize("wrong", [dict(size=30), dict(size=4), dict(width=12), dict(width=0)])

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -61,9 +62,11 @@ class OwnJob(Job):
         """
         if (steps is None) == (minutes is None):
             raise ValueError("expected either steps or minutes")
+        if minutes is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("expected steps where several processes train: each would measure minutes for itself")
         checkpoint, settings = self._at(self.folder / "checkpoint.safetensors"), settings | {"seed": self.seed}
-        told = facts | settings | dict(source=str(self.source), steps=steps, minutes=minutes)
-        steps = self._decided(told, lambda: steps or _steps_within(minutes, model, batch, loss, **settings))
+        asked = facts | settings | dict(source=str(self.source), steps=steps, minutes=minutes)
+        steps = self._decided(asked, lambda: steps or _steps_within(minutes, model, batch, loss, **settings))
         done = restore(copy.deepcopy(model), checkpoint).step if checkpoint.exists() else 0
 
         def count(step: int, numbers: dict) -> None:
@@ -76,18 +79,18 @@ class OwnJob(Job):
         how = dict(steps=steps, checkpoint=checkpoint, validate=validate, validate_every=max(1, steps // SHEETS))
         return train(model, batch, loss, log=count, **settings, **how)
 
-    def _decided(self, told: dict, decide: Callable[[], int]) -> int:
+    def _decided(self, asked: dict, decide: Callable[[], int]) -> int:
         """How many steps; decided once for a run, so that one that goes on keeps to it."""
-        told = json.loads(json.dumps(told))
+        asked = json.loads(json.dumps(asked))
         if not self.resume:
             self.plan.unlink(missing_ok=True)
         if self.plan.exists():
             found = json.loads(self.plan.read_text(encoding="utf-8"))
-            there = found.pop("told")
+            there = found.pop("asked")
             differ = [
-                f"{key} is {told.get(key)!r} here but {there.get(key)!r} there"
-                for key in {**there, **told}
-                if told.get(key) != there.get(key)
+                f"{key} is {asked.get(key)!r} here but {there.get(key)!r} there"
+                for key in {**there, **asked}
+                if asked.get(key) != there.get(key)
             ]
             if differ:
                 raise ValueError(
@@ -97,7 +100,7 @@ class OwnJob(Job):
             return found["steps"]
         steps = decide()
         if first_process():
-            storage.write_text(self.plan, json.dumps({"told": told, "steps": steps}))
+            storage.write_text(self.plan, json.dumps({"asked": asked, "steps": steps}))
         return steps
 
     def show(self, name: str, pictures: Tensor, columns: int | None = None, side: int = 512) -> Path:
@@ -124,7 +127,7 @@ def parted(n: int, share: int, seed: int) -> tuple[list[int], list[int]]:
     return sorted(order[held:]), sorted(order[:held])
 
 
-def _steps_within(minutes: float, model: nn.Module, batch, loss, **settings) -> int:
+def _steps_within(minutes: float, model: nn.Module, batch: Callable, loss: Callable, **settings: Any) -> int:
     """How many steps take so many minutes here: measured on a copy of the model. A tenth is left for samples."""
     if not 0 < minutes < math.inf:
         raise ValueError(f"expected minutes above 0, got {minutes}")

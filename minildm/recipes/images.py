@@ -58,7 +58,7 @@ def network(
     """The untrained model: a U-Net down to 4 to 8 pixels a side, which attends where there are at most 8 (16 to words).
 
     size: of the pictures.  width: channels at full size; twice and four times as many below.
-    Diffusers has networks like it where width is a multiple of 32.
+    Without captions, and from a width of 32 on, diffusers has networks like it.
     """
     levels = _levels(size)
     widths = [width * min(4, 2**level) for level in range(levels)]
