@@ -1,7 +1,9 @@
 """What holds for every run of pytest, notebooks included: their kernels inherit this process's environment."""
 
 import os
+import signal
 import tempfile
+import threading
 
 import hypothesis
 import pytest
@@ -36,3 +38,16 @@ def pytest_runtest_setup(item):
     """
     if getattr(item.parent, "timed_out", False):
         pytest.skip("an earlier cell of this notebook took too long, or ended its kernel")
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C works in tests and in what they start, though a shell has what it runs in the background ignore it."""
+    ignored = (
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread()
+    )
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -24,7 +24,8 @@ def test_a_missing_package_comes_with_the_line_that_installs_it(module):
 
 @pytest.mark.parametrize("version", [(3, 13, 5), (3, 14, 0), (3, 15, 1)])
 def test_a_package_without_a_wheel_for_this_python_says_which_python_to_take(monkeypatch, version):
-    monkeypatch.setitem(sys.modules, "stardist", None)
+    for name in ("stardist", "stardist.matching"):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(sys, "version_info", version)
     with pytest.raises(ImportError) as error:
         require("stardist.matching")
