@@ -1,4 +1,4 @@
-"""Pictures from words, and how obedient they are: what `minildm generate` and `minildm evaluate` do."""
+"""Drawing, and how well pictures follow their prompts: what `minildm generate` and `minildm evaluate` do."""
 
 import io
 import json

@@ -47,7 +47,7 @@ def train(
     model: may be compiled (`torch.compile`) or wrapped for several GPUs; its checkpoint is that of the plain network.
         A part that is frozen and in eval mode stays in eval mode.
     batch: (generator, n) -> tensors of n samples each, by name; every random choice comes from the generator.
-        One that reads a stream has a method `seek` too: told before each step how many samples lie before it.
+        One that reads a stream has a method `seek` too, called before each step with how many samples lie before it.
         Or a DataLoader, or a list of batches: each a dict of tensors, one for each step, in rounds until the steps
         are done. Each round is seeded anew by its number, the loader's own generator included; a run that goes on
         skips to its place, loading again what the round under way has had. (Persistent workers keep their streams

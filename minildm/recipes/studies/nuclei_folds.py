@@ -1,4 +1,4 @@
-"""How good is the recipe of `nuclei`? Four folds over strips of the micrograph, three seeds, and a classical baseline.
+"""Cross-validation of `nuclei`: four folds over strips of the micrograph, three seeds, and a classical baseline.
 
 The table goes into the record of the shipped `nuclei`, where lesson 01 reads it. About half an hour on two cores;
 each finished training is kept, so a run that was stopped goes on with the next one.

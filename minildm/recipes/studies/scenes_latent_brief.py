@@ -1,4 +1,4 @@
-"""The third arm of lesson 07: the second one again, on an autoencoder that was trained for a few minutes only.
+"""Ablation of the autoencoder: `scenes-latent` again on one that was trained for a few minutes only; for lesson 07.
 
 Its figures go into the record of `scenes-latent`; neither network is kept.
 """

@@ -1,4 +1,4 @@
-"""Which latents? Three shapes, each with a briefly trained autoencoder and a denoiser: the table of lesson 06."""
+"""Sizes of latents compared: three, each with a briefly trained autoencoder and a denoiser; the table of lesson 06."""
 
 import math
 from pathlib import Path
