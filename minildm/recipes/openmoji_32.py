@@ -20,7 +20,7 @@ SIZE = 32
 
 
 def network(seed: int = 0) -> Denoiser:
-    """The untrained denoiser: lesson 01's U, conditioned on the time, with attention where the map has 8×8 and 4×4 pixels."""
+    """The untrained denoiser: lesson 01's U, conditioned on the time, with attention at 8×8 and 4×4."""
     with seeded(seed):
         return Denoiser(3, 3, channels=(32, 64, 128, 128), attention=(2, 3), schedule=schedule())
 
