@@ -40,11 +40,13 @@ def pictures(here):
     return here
 
 
-def photographs(n, grey=False, size=(40, 44)):
+def photographs(n, grey=False, size=(40, 44), times=2):
+    """n pictures with four discs each, some 5 pixels wide, so many times as large."""
     for folder in ("photos", "outlines"):
         (masks.Path(folder)).mkdir()
     for number in range(n):
-        picture, mask = discs(number, size)
+        found = discs(number, (size[0] // times, size[1] // times))
+        picture, mask = (part.repeat(times, 0).repeat(times, 1) for part in found)
         Image.fromarray(picture.mean(-1).astype(np.uint8) if grey else picture).save(f"photos/{number}.png")
         Image.fromarray(mask).save(f"outlines/{number}.png")
 
@@ -258,6 +260,14 @@ def test_few_pictures_are_all_learned_from(here, capsys):
         masks.run("photos", "outlines", "one", steps=1)
     with pytest.raises(ValueError, match="expected size from 16 as a multiple of 8"):
         masks.run("photos", "outlines", "one.safetensors", size=20)
+
+
+@pytest.mark.parametrize("times, told", [(1, True), (2, False), (16, True)])
+def test_objects_that_will_not_be_found_are_warned_of(here, times, told, recwarn):
+    photographs(2, size=(40 * times, 44 * times), times=times)
+    masks.run("photos", "outlines", "one.safetensors", steps=1, batch=1, size=16, width=4)
+    found = [str(one.message) for one in recwarn if "pixels wide" in str(one.message)]
+    assert bool(found) == told and all("8 to 60 are found best: resize" in text for text in found)
 
 
 def test_a_sheet_shows_picture_mask_and_what_is_found(monkeypatch):

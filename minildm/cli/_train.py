@@ -77,7 +77,7 @@ def add(app: "typer.Typer") -> None:
         """A diffusion model of the pictures in a folder, for `minildm generate --model`: plain, by class, by captions.
 
         Subfolders are classes, 7.txt beside 7.png is its caption. Sheets of samples on the way lie in RUNS.
-        2,000 steps at 32×32 take some ten minutes on two cores, a minute on a GPU.
+        2,500 steps at 32×32 take some eleven minutes on two cores.
         """
         how = _given(size=size, steps=steps, minutes=minutes, batch=batch, lr=lr, width=width)
         how |= dict(labels=labels, captions=captions, grey=grey, seed=seed, resume=resume, runs=runs)
@@ -108,7 +108,7 @@ def add(app: "typer.Typer") -> None:
     ):
         """A segmenter, from pictures and their masks, for `minildm segment --model`.
 
-        500 steps take some four minutes on two cores. Sheets on the way, in the runs' folder, show what it finds.
+        500 steps take some three minutes on two cores. Sheets on the way, in the runs' folder, show what it finds.
         """
         how = _given(size=size, steps=steps, minutes=minutes, batch=batch, lr=lr, width=width)
         how |= dict(channels=channels, instances=instances, seed=seed, resume=resume, runs=runs)

@@ -1,9 +1,10 @@
 """A diffusion model of your own pictures, in pixels: plain, by class or by captions. `minildm train images FOLDER`
 
-What to expect: 2,000 steps on 300 pictures of 32×32 take some ten minutes on two cores, a minute on a GPU. By then
-shapes and colours are right and many pictures can be recognised; after three times as many most can. The error on
-pictures held out says when more steps stop helping: the model then begins to know its pictures by heart, as it must
-where they are few. More pictures are the best remedy. Twice the size takes some four times as long.
+What to expect: 2,500 steps on 300 pictures of 32×32 took eleven minutes on two cores, sheets of samples included. With
+a hundred faces, a hundred flags and a hundred hearts, squares and clocks as classes, samples kept to their class from
+the first sheets on; in the end most could be recognised, and the finest lines were still blurred. The error on pictures
+held out fell to the last; where it rises, the model begins to know its pictures by heart, and more steps do not help.
+Twice the size takes some four times as long.
 """
 
 import math
@@ -26,7 +27,7 @@ from minildm.schedule import NoiseSchedule
 from minildm.tensors import seeded
 from minildm.text import TextEncoder, Tokenizer, train_tokenizer
 
-STEPS, BATCH, LR, WIDTH, SIZE = 2000, 32, 1e-3, 32, 32
+STEPS, BATCH, LR, WIDTH, SIZE = 2500, 16, 1e-3, 32, 32
 UNCONDITIONAL_RATE = 0.1  # how often label and caption are dropped, for guidance
 GUIDANCE = 2.0
 HELD_OUT = 10  # one picture in so many
@@ -202,7 +203,7 @@ def run(
     folder, labels, captions, size: as in `data.images`.  grey: pictures of one channel.
     out: a folder, or a file that ends in .safetensors; by default FOLDER-model. `LatentDiffusion.from_pretrained` and
         `minildm generate --model` open it.
-    steps: how many (2,000); or minutes: as many as take about so long on this machine.
+    steps: how many (2,500); or minutes: as many as take about so long on this machine.
     batch, lr, width: samples of a step, peak of the learning rate, channels of the network's first level.
     resume, runs: as for all recipes; the run's own folder in `runs` keeps the sheets.
 
