@@ -44,7 +44,7 @@ def guided(
     Raises ValueError for a scale below 0 or without bounds, and for conditions that do not match.
     Sources: Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022); the scale is that of Imagen (2022).
     """
-    check_number(scale, lambda v: 0 <= v < math.inf, "a finite guidance scale from 0, where 1 is off")
+    check_scale(scale)
     check_number(rescale, lambda v: 0 <= v <= 1, "rescale from 0 to 1")
     conditional = {name: value for name, value in conditional.items() if value is not None}
     if scale != 1:
@@ -65,6 +65,11 @@ def guided(
 
     denoise.schedule = getattr(model, "schedule", None)
     return denoise
+
+
+def check_scale(scale: float) -> None:
+    """Raise ValueError for a guidance scale below 0 or without bounds."""
+    check_number(scale, lambda v: 0 <= v < math.inf, "a finite guidance scale from 0, where 1 is off")
 
 
 def _completed(model, conditional, unconditional):

@@ -86,9 +86,10 @@ def denoising_loss(
     min_snr: gamma of `min_snr_weight`, usually 5; None: all errors count alike.
     Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), equation 14.
     """
-    error = denoising_error(model, batch, schedule, predicts)
+    schedule = schedule_of(model, schedule, predicts)
+    error = denoising_error(model, batch, schedule)
     if min_snr is not None:
-        weight = min_snr_weight(schedule_of(model, schedule, predicts), batch["t"], min_snr)
+        weight = min_snr_weight(schedule, batch["t"], min_snr)
         error = error * weight.to(error.device, error.dtype)
     return error.mean()
 
@@ -102,8 +103,7 @@ def min_snr_weight(schedule: NoiseSchedule, t: Tensor, gamma: float = 5.0) -> Te
     """
     check_number(gamma, lambda v: 0 < v < math.inf, "min_snr, the gamma of the weighting, above 0 (usually 5)")
     snr = schedule.snr(t)
-    at = t.cpu()
-    a, s = schedule.signal[at], schedule.noise[at]
+    a, s = schedule.levels(t)
     p, q = ANSWERS[schedule.predicts](a, s)
     # From a a_error + s eps_error = 0: an error of x_0 moves the prediction p x_0 + q eps by this many times as much.
     moves = (p - q * a / s).to(snr)

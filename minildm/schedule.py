@@ -10,14 +10,13 @@ v (-s, a) or flow (-1, 1). Those are two equations with two unknowns, so x_t and
 
 import inspect
 import math
-import operator
 from collections.abc import Callable, Sequence
 from functools import wraps
 
 import torch
 from torch import Tensor
 
-from minildm.tensors import check_integers, check_number, expand
+from minildm.tensors import as_table, check_integers, check_number, check_whole, described, expand
 
 # What a model may be trained to answer: name -> (p, q) of the answer p x_0 + q eps, given signal a and noise s.
 ANSWERS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
@@ -60,7 +59,7 @@ class NoiseSchedule:
 
     def __init__(self, signal: Tensor | Sequence[float], noise: Tensor | Sequence[float], predicts: str = "eps"):
         check_predicts(predicts)
-        self.signal, self.noise, self.predicts = _table("signal", signal), _table("noise", noise), predicts
+        self.signal, self.noise, self.predicts = as_table("signal", signal), as_table("noise", noise), predicts
         if len(self.signal) != len(self.noise):
             raise ValueError(f"expected as much signal as noise, got {len(self.signal)} and {len(self.noise)} steps")
         ratio = self.signal / self.noise
@@ -75,7 +74,7 @@ class NoiseSchedule:
     @classmethod
     def from_betas(cls, betas: Tensor | Sequence[float], predicts: str = "eps") -> "NoiseSchedule":
         """From how much noise each step adds: (steps,) above 0 and below 1; the last may be 1."""
-        betas = _table("betas", betas)
+        betas = as_table("betas", betas)
         if not (betas > 0).all() or not (betas[:-1] < 1).all() or not betas[-1] <= 1:
             raise ValueError(
                 "expected every beta above 0 and below 1 (only the last may be 1), "
@@ -95,11 +94,20 @@ class NoiseSchedule:
         return cls.from_betas(_line(beta_start**0.5, beta_end**0.5, _at_least_one(steps)) ** 2)
 
     @_remembered
-    def cosine(cls, steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> "NoiseSchedule":
-        """alphas_cumprod along a squared cosine: Nichol and Dhariwal, "Improved DDPM" (2021), equation 17."""
+    def cosine(
+        cls, steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999, shift: float = 1.0
+    ) -> "NoiseSchedule":
+        """alphas_cumprod along a squared cosine: Nichol and Dhariwal, "Improved DDPM" (2021), equation 17.
+
+        shift: how many times as much noise there is for its signal; above 1 for pictures or latents whose numbers
+        say the same thing many times over, since averaging sees through noise. Hoogeboom et al., "Simple Diffusion:
+        End-to-End Diffusion for High Resolution Images" (2023), section 3.1.
+        """
         u = _line(0, 1, _at_least_one(steps) + 1)
         left = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
-        return cls.from_betas((1 - left[1:] / left[:-1]).clamp(max=beta_max))
+        plain = cls.from_betas((1 - left[1:] / left[:-1]).clamp(max=beta_max))
+        noise = _shift(shift) * plain.noise
+        return cls(plain.signal / torch.hypot(plain.signal, noise), noise / torch.hypot(plain.signal, noise))
 
     @_remembered
     def flow(cls, steps: int = 1000, shift: float = 1.0) -> "NoiseSchedule":
@@ -109,15 +117,14 @@ class NoiseSchedule:
         Sources: Liu et al., "Flow Straight and Fast" (2023); Esser et al., "Scaling Rectified Flow Transformers for
         High-Resolution Image Synthesis" (2024), equation 23.
         """
-        check_number(shift, lambda v: 0 < v < math.inf, "a shift above 0, where 1 is none")
-        noise = _line(1 / _at_least_one(steps), 1, steps)
-        noise = shift * noise / (1 + (shift - 1) * noise)
+        plain = _line(1 / _at_least_one(steps), 1, steps)
+        noise = _shift(shift) * plain / (1 + (shift - 1) * plain)
         return cls(1 - noise, noise, "flow")
 
     def predicting(self, predicts: str) -> "NoiseSchedule":
         """The same schedule for a model that predicts "eps", "x_0", "v" or "flow"; a copy."""
         copy = NoiseSchedule(self.signal, self.noise, predicts)
-        copy._made = self._made
+        copy._made, copy._on = self._made, self._on  # the same tables, wherever they were moved to
         return copy
 
     def zero_terminal_snr(self) -> "NoiseSchedule":
@@ -141,8 +148,8 @@ class NoiseSchedule:
     def betas(self) -> Tensor:
         """How much noise each step adds, where signal² + noise² = 1; AttributeError elsewhere, as for flow."""
         self._check_variance_preserving("betas")
-        alphas_cumprod = self.signal**2
-        return 1 - alphas_cumprod / torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
+        before = torch.cat([self.signal.new_ones(1), self.signal[:-1]])
+        return 1 - (self.signal / before) ** 2
 
     @property
     def config(self) -> dict:
@@ -166,8 +173,9 @@ class NoiseSchedule:
         return len(self.signal)
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, NoiseSchedule) and self.predicts == other.predicts and len(self) == len(other)
-        if not same:
+        if self is other:  # as at each step of a training
+            return True
+        if not isinstance(other, NoiseSchedule) or (self.predicts, len(self)) != (other.predicts, len(other)):
             return False
         pairs = (self.signal, other.signal), (self.noise, other.noise)
         return all(mine.allclose(theirs, rtol=1e-9, atol=1e-12) for mine, theirs in pairs)
@@ -183,16 +191,17 @@ class NoiseSchedule:
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio, signal² / noise². (b,) -> (b,)"""
-        check_integers("t", t, len(self))
-        signal, noise = self._tables(t, torch.float32 if t.device.type == "mps" else torch.float64)
+        signal, noise = self.levels(t)
         return (signal / noise) ** 2
+
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise at timesteps t, on its device. (b,) -> (b,), (b,)"""
+        check_integers("t", t, len(self))
+        return self._tables(t, torch.float32 if t.device.type == "mps" else torch.float64)
 
     def target(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the model should say about x_0 noised by eps: p x_0 + q eps. -> shaped like x_0"""
-        p, q = ANSWERS[self.predicts](*self._levels(t, x_0, eps))
-        if self.predicts in ("eps", "x_0"):  # said as it is, without a detour through numbers
-            return eps if self.predicts == "eps" else x_0
-        return (p * x_0 + q * eps).to(x_0.dtype)
+        return self._answer(self.predicts, x_0, eps, t)
 
     def read(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """What a model's prediction about x_t means. -> x0_hat, eps_hat
@@ -203,7 +212,7 @@ class NoiseSchedule:
 
     def velocity(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """v = a eps - s x_0: Salimans and Ho (2022), section 4."""
-        return self.predicting("v").target(x_0, eps, t)
+        return self._answer("v", x_0, eps, t)
 
     def eps_to_x_0(self, x_t: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """The clean picture behind x_t, if its noise is eps. ValueError where x_t is noise alone."""
@@ -229,6 +238,12 @@ class NoiseSchedule:
         """The velocity of x_t, if its noise is eps. ValueError where x_t is noise alone."""
         return self.velocity(self.eps_to_x_0(x_t, eps, t), eps, t).to(x_t.dtype)
 
+    def _answer(self, predicts, x_0, eps, t):
+        p, q = ANSWERS[predicts](*self._levels(t, x_0, eps))
+        if predicts in ("eps", "x_0"):  # said as it is, without a detour through numbers
+            return eps if predicts == "eps" else x_0
+        return (p * x_0 + q * eps).to(x_0.dtype)
+
     def _read(self, predicts, prediction, x_t, t):
         """Solve x_t = a x_0 + s eps, prediction = p x_0 + q eps."""
         a, s = self._levels(t, x_t, prediction)
@@ -249,13 +264,11 @@ class NoiseSchedule:
 
         other: what goes with it, which must be of the same shape, or it would be stretched in silence.
         """
-        found = [(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else type(x).__name__ for x in (like, other)]
         if not isinstance(like, Tensor) or not like.is_floating_point():
-            raise ValueError(
-                f"expected pictures as a floating-point tensor, from -1 to 1, got {found[0]}; see images.py"
-            )
+            found = f"{described(like)} of {like.dtype}" if isinstance(like, Tensor) else described(like)
+            raise ValueError(f"expected pictures as a floating-point tensor, from -1 to 1, got {found}; see images.py")
         if not isinstance(other, Tensor) or other.shape != like.shape:
-            raise ValueError(f"expected both of one shape, {tuple(like.shape)}, got {found[1]}")
+            raise ValueError(f"expected both of one shape, {tuple(like.shape)}, got {described(other)}")
         tables = self._tables(t, torch.promote_types(like.dtype, torch.float32), like.device)
         return tuple(expand(table, like) for table in tables)
 
@@ -278,23 +291,16 @@ def check_predicts(predicts: str) -> None:
         raise ValueError(f'expected predicts="eps", "x_0", "v" or "flow", got {predicts!r}')
 
 
-def _table(name, values):
-    try:
-        table = torch.as_tensor(values, dtype=torch.float64).detach().cpu().clone()
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"expected {name} as a list of numbers, shape (steps,), got {values!r}") from None
-    if table.ndim != 1 or not len(table) or not table.isfinite().all():
-        raise ValueError(f"expected {name} as a list of finite numbers, shape (steps,), got shape {tuple(table.shape)}")
-    return table
-
-
 def _line(start, end, steps):
     check_number(start, math.isfinite, "the start of a schedule as a real number")
     check_number(end, math.isfinite, "its end as a real number")
     return torch.linspace(start, end, steps, dtype=torch.float64, device="cpu")
 
 
+def _shift(shift):
+    check_number(shift, lambda v: 0 < v < math.inf, "a shift above 0, where 1 is none")
+    return shift
+
+
 def _at_least_one(steps):
-    if isinstance(steps, bool) or not hasattr(steps, "__index__") or operator.index(steps) < 1:
-        raise ValueError(f"expected a whole number of steps from 1, got {steps!r}")
-    return operator.index(steps)
+    return check_whole(steps, lambda n: n >= 1, "a whole number of steps from 1")

@@ -1,8 +1,9 @@
 """Small tensor helpers: broadcasting, device choice, shape checks whose errors say what to do."""
 
 import numbers
+import operator
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -43,6 +44,29 @@ def check_number(value: object, holds: Callable[[float], bool], rule: str) -> No
     """Raise ValueError, which says `rule`, unless value is a real number (no text, no bool) for which `holds`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not holds(value):
         raise ValueError(f"expected {rule}, got {value!r}")
+
+
+def check_whole(value: object, holds: Callable[[int], bool], rule: str) -> int:
+    """The value as an int; ValueError, which says `rule`, unless it is a whole number (no bool) for which `holds`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not holds(operator.index(value)):
+        raise ValueError(f"expected {rule}, got {value!r}")
+    return operator.index(value)
+
+
+def as_table(name: str, values: Sequence[float] | Tensor) -> Tensor:
+    """A list of finite numbers, such as betas, as a table of its own: (n,) float64 on the CPU; else ValueError."""
+    try:
+        table = torch.as_tensor(values, dtype=torch.float64).detach().cpu().clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"expected {name} as a list of numbers, shape (steps,), got {values!r}") from None
+    if table.ndim != 1 or not len(table) or not table.isfinite().all():
+        raise ValueError(f"expected {name} as a list of finite numbers, shape (steps,), got shape {tuple(table.shape)}")
+    return table
+
+
+def described(x: object) -> object:
+    """What came, for an error's text: the shape of a tensor, else the name of its type."""
+    return tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
 
 
 def check_images(x: Tensor, channels: int, multiple: int = 1) -> None:

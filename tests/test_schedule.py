@@ -333,3 +333,14 @@ def test_shapes_are_not_stretched_in_silence(shape):
 def test_other_things_than_numbers_are_refused(make):
     with pytest.raises(ValueError, match="expected"):
         make()
+
+
+def test_a_shifted_cosine_holds_as_many_times_the_noise_for_its_signal():
+    plain, shifted = NoiseSchedule.cosine(50), NoiseSchedule.cosine(50, shift=3)
+    ratio = (shifted.noise / shifted.signal) / (plain.noise / plain.signal)
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 3.0), rtol=1e-9, atol=0)
+    torch.testing.assert_close(shifted.signal**2 + shifted.noise**2, torch.ones(50, dtype=torch.float64))
+    assert NoiseSchedule.from_config(shifted.config) == shifted != plain
+    assert NoiseSchedule.cosine(50, shift=1) == plain
+    with pytest.raises(ValueError, match="a shift above 0"):
+        NoiseSchedule.cosine(50, shift=0)

@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import math
 import operator
 import re
 import warnings
@@ -16,14 +15,25 @@ from torch import Tensor
 
 from minildm import images
 from minildm.denoiser import Conditional
-from minildm.tensors import check_integers, check_number
+from minildm.guidance import check_scale
+from minildm.samplers.loop import check_clip, check_spacing
+from minildm.tensors import check_integers, described
 
 if TYPE_CHECKING:
     from minildm.pipeline.diffusion import LatentDiffusion
 
 _FOR_ALL = ("steps", "guidance", "sampler", "size", "strength", "negative_conditions")  # the same for all of a call
 _OWN = ("prompt", "negative_prompt", "seed", "x_T", "y", "image", "mask")  # for each picture, as values or lists
-_CONTRACT = ("in_channels", "out_channels", "multiple", "schedule", "conditions", "context_dim", "num_classes")
+_CONTRACT = (
+    "in_channels",
+    "out_channels",
+    "multiple",
+    "schedule",
+    "conditions",
+    "context_dim",
+    "num_classes",
+    "null_class",
+)
 
 
 def is_list(value: object) -> bool:
@@ -129,7 +139,7 @@ def starting_noise(
             return torch.randn((n, *shape), **how)
         return torch.stack([torch.randn(shape, generator=source, **how) for source in sources])
     if not isinstance(x_T, Tensor) or x_T.ndim != 4 or x_T.shape[1] != c or len(x_T) not in (1, n):
-        found = tuple(x_T.shape) if isinstance(x_T, Tensor) else type(x_T).__name__
+        found = described(x_T)
         raise ValueError(f"expected x_T: ({n}, {c}, h, w), got shape {found}")
     h, w = side_lengths([f * side for side in x_T.shape[2:]], pipe.multiple)
     if size is not None and side_lengths(size, pipe.multiple) != (h, w):
@@ -160,7 +170,7 @@ def embeddings(context: object, n: int, width: int | None, device: torch.device,
     if width is None:
         raise ValueError("got a context, but this model takes none")
     if not isinstance(context, Tensor) or context.ndim != 3 or context.shape[2] != width or len(context) not in (1, n):
-        found = tuple(context.shape) if isinstance(context, Tensor) else type(context).__name__
+        found = described(context)
         raise ValueError(f"expected a context (b, m, {width}) of one picture or {n}, got {found}")
     if mask is not None and (
         not isinstance(mask, Tensor) or mask.shape != context.shape[:2] or mask.dtype != torch.bool
@@ -182,7 +192,7 @@ def conditions(given: Mapping[str, Tensor], n: int, known: Iterable[str], call: 
         if value is None:
             continue
         if not isinstance(value, Tensor) or not value.ndim or len(value) not in (1, n):
-            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            found = described(value)
             hint = "; minildm.images makes tensors of pictures" if not isinstance(value, Tensor) else ""
             raise ValueError(f"expected {name} as a tensor (b, ...) of one picture or {n}, got {found}{hint}")
     return {name: value.expand(n, *value.shape[1:]) for name, value in given.items() if value is not None}
@@ -205,12 +215,9 @@ def check_denoiser(unet: Conditional, call: Callable) -> None:
 
 def check_settings(guidance: object, clip: object, spacing: object, offset: object) -> None:
     """Raise ValueError for settings of a pipeline that no call could use."""
-    check_number(guidance, lambda v: 0 <= v < math.inf, "a finite guidance scale from 0, where 1 is off")
-    check_number(offset, lambda v: v >= 0 and v == int(v), "an offset of leading timesteps as a whole number from 0")
-    if clip is not None:
-        check_number(clip, lambda v: v > 0, "clip above 0, or None")
-    if spacing not in ("leading", "linspace", "trailing"):
-        raise ValueError(f'expected spacing="leading", "linspace" or "trailing", got {spacing!r}')
+    check_scale(guidance)
+    check_clip(clip)
+    check_spacing(spacing, offset)
 
 
 def class_names(labels: Sequence[str] | None, unet: Conditional) -> list[str] | None:
@@ -229,7 +236,7 @@ def class_names(labels: Sequence[str] | None, unet: Conditional) -> list[str] | 
 def check_finite(x: Tensor, source: str, channels: int) -> None:
     """Raise ValueError unless x is (b, channels, h, w) of finite numbers, before others become black pixels."""
     if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != channels:
-        found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        found = described(x)
         raise ValueError(f"expected (b, {channels}, h, w) from {source}, such as step.x_t, got {found}")
     if not x.isfinite().all():
         raise ValueError(

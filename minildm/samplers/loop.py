@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import operator
 from collections.abc import Callable, Iterator
 from functools import wraps
 from itertools import pairwise
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from minildm.denoiser import schedule_of
 from minildm.schedule import NoiseSchedule
-from minildm.tensors import check_number
+from minildm.tensors import check_number, check_whole, described
 
 CLEAN = -1  # the timestep after 0, where signal is 1 and noise 0
 
@@ -80,8 +79,7 @@ def sampler(rule: Callable[..., Update]) -> Sampler:
             raise ValueError(f"expected a NoiseSchedule, such as the model's own `.schedule`, got {schedule!r}")
         schedule = schedule_of(denoise, schedule, predicts)
         update = rule(**options)
-        if clip is not None:
-            check_number(clip, lambda v: v > 0, "clip above 0, or None")
+        check_clip(clip)
         if not callable(denoise):
             raise ValueError(f"expected a denoiser, callable as (x_t, t) -> prediction, got {type(denoise).__name__}")
         levels = _levels(schedule, _path(schedule, x_T, steps, timesteps, spacing), options.get("ends_clean", True))
@@ -92,6 +90,19 @@ def sampler(rule: Callable[..., Update]) -> Sampler:
     sample.__signature__ = inspect.Signature([*shared, *own], return_annotation=Iterator[Step])
     SAMPLERS[rule.__name__] = sample
     return sample
+
+
+def check_clip(clip: float | None) -> None:
+    """Raise ValueError for a bound of x0_hat that is not above 0, or None."""
+    if clip is not None:
+        check_number(clip, lambda v: v > 0, "clip above 0, or None")
+
+
+def check_spacing(spacing: str, offset: int) -> None:
+    """Raise ValueError for a way to lay out timesteps that `timesteps` does not know."""
+    if spacing not in ("leading", "linspace", "trailing"):
+        raise ValueError(f'expected spacing="leading", "linspace" or "trailing", got {spacing!r}')
+    check_number(offset, lambda v: v >= 0 and v == int(v), "an offset of leading timesteps as a whole number from 0")
 
 
 def timesteps(schedule: NoiseSchedule, steps: int, spacing: str = "trailing", offset: int = 0) -> list[int]:
@@ -105,23 +116,18 @@ def timesteps(schedule: NoiseSchedule, steps: int, spacing: str = "trailing", of
     if not isinstance(schedule, NoiseSchedule):
         raise ValueError(f"expected a NoiseSchedule first, then how many steps; got {schedule!r}")
     total = len(schedule)
-    if isinstance(steps, bool) or not hasattr(steps, "__index__") or not 1 <= operator.index(steps) <= total:
-        raise ValueError(f"expected steps as a whole number from 1 to {total}, the schedule's length, got {steps!r}")
+    check_whole(steps, lambda n: 1 <= n <= total, f"steps as a whole number from 1 to {total}, the schedule's length")
+    check_spacing(spacing, offset)
     if spacing == "trailing":
         found = np.arange(total, 0, -total / steps).round()[:steps] - 1
     elif spacing == "leading":
-        check_number(
-            offset, lambda v: v >= 0 and v == int(v), "an offset of leading timesteps as a whole number from 0"
-        )
         found = np.arange(steps)[::-1] * (total // steps) + offset
         if found[0] >= total:
             raise ValueError(f"an offset of {offset} leads past timestep {total - 1}, the last of the schedule")
-    elif spacing == "linspace":
+    else:
         if steps == 1:
             raise ValueError('spacing="linspace" includes both ends, so it needs at least 2 steps; use "trailing"')
         found = np.linspace(0, total - 1, steps).round()[::-1]
-    else:
-        raise ValueError(f'expected spacing="leading", "linspace" or "trailing", got {spacing!r}')
     return [int(t) for t in found]
 
 
@@ -153,7 +159,7 @@ def _read(denoise, schedule, x_t, t, clip, dtype):
     times = torch.full((len(x_t),), t, dtype=torch.int64, device="cpu")
     prediction = denoise(x_t.to(dtype), times.to(x_t.device))
     if not isinstance(prediction, Tensor) or prediction.shape != x_t.shape:
-        found = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
+        found = described(prediction)
         raise ValueError(f"expected a prediction shaped like x_t, {tuple(x_t.shape)}, from the model, got {found}")
     if prediction.device.type == "cpu" and not prediction.isfinite().all():  # on a GPU it would wait at each step
         raise ValueError(f"expected finite predictions, got NaN or infinity from the model at timestep {t}")
