@@ -1,5 +1,6 @@
 """Pictures for the lessons. A function that draws returns the figure or axes it drew on."""
 
+from ._blocks import CONV_BLOCK, RESIDUAL_BLOCK, TIME_BLOCK, TRANSFORMER_BLOCK, Block, blocks
 from ._figures import (
     BLUE,
     GREEN,
@@ -49,4 +50,10 @@ __all__ = [
     "slider",
     "prompt_field",
     "course_map",
+    "Block",
+    "blocks",
+    "CONV_BLOCK",
+    "RESIDUAL_BLOCK",
+    "TIME_BLOCK",
+    "TRANSFORMER_BLOCK",
 ]
