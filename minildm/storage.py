@@ -63,9 +63,10 @@ def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]
     return write_bytes(path, to_bytes(tensors, {**metadata, "checksum": _checksum(tensors, metadata)}))
 
 
-def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(path: str | Path, *, foreign: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors, on the CPU, and the texts of a file made by `write`.
 
+    foreign: also of one that another program wrote, which has no checksum.
     Raises FileNotFoundError, and ValueError when it is damaged or was written by another program.
     """
     with _open(path) as file:
@@ -75,6 +76,8 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         except (SafetensorError, RuntimeError, ValueError) as error:
             raise ValueError(_damaged(path, error)) from error
     if "checksum" not in metadata:
+        if foreign:
+            return tensors, metadata
         raise ValueError(f"{path} is a safetensors file, but minildm did not write it: it carries no checksum")
     if metadata.pop("checksum") != _checksum(tensors, metadata):
         raise ValueError(_damaged(path, "its checksum does not match"))

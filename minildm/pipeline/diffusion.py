@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minildm import images, samplers
+from minildm.adapt import LoRA
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Conditional, schedule_of
 from minildm.guidance import guided
@@ -266,6 +267,19 @@ class LatentDiffusion:
         x = self._space.decode(z, self.tile)
         inputs.check_finite(x, "the autoencoder", self._space.picture_channels)
         return images.from_model(x)
+
+    def load_lora(self, file_or_folder: str | Path, scale: float = 1.0) -> LoRA:
+        """LoRA: put the additions of a file beside the layers of this pipeline's networks; returns them.
+
+        file_or_folder: of minildm, diffusers, peft or kohya-ss, as `LoRA.load` reads it.  scale: how much is added.
+        Several add up. `lora.scale = 0.5` changes how much at any time, `lora.remove()` takes it away again.
+        Errors as of `LoRA.load`.
+        """
+        networks = {"unet": self.unet, "text_encoder": self.text_encoder}
+        networks = nn.ModuleDict({name: one for name, one in networks.items() if isinstance(one, nn.Module)})
+        lora = LoRA.load(file_or_folder, networks, scale)
+        self.words = self.words and self.words | inputs.vocabulary(lora.words)
+        return lora
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path) -> "LatentDiffusion":

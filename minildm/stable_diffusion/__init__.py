@@ -25,7 +25,7 @@ What users of diffusers look for:
 | `unet(x, t, encoder_hidden_states=c).sample`      | `unet(x, t, context=c)`, with t: (b,)                         |
 """
 
-from minildm.stable_diffusion._names import reference_name
+from minildm.reference_names import reference_name
 from minildm.stable_diffusion.folders import load, save
 from minildm.stable_diffusion.full_size import SD_1, SD_1_INPAINTING, SD_2, SD_2_INPAINTING, Configuration
 from minildm.stable_diffusion.single_file import load_single_file

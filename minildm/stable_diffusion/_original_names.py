@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
-from minildm.stable_diffusion._names import reference_name
+from minildm.reference_names import reference_name
 from minildm.text import TextEncoder
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."

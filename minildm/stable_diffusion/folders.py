@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from minildm import storage
 from minildm.pipeline import LatentDiffusion
+from minildm.reference_names import reference_name, today
 from minildm.stable_diffusion import _configs as configs
 from minildm.stable_diffusion import _hub as hub
 from minildm.stable_diffusion import _to_configs as to_configs
 from minildm.stable_diffusion import _weights as weights
-from minildm.stable_diffusion._names import reference_name, today
 from minildm.stable_diffusion._time import told_later
 from minildm.stable_diffusion._understood import complain, refuse
 from minildm.text import TextEncoder, Tokenizer
