@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from minildm import NoiseSchedule, checks
 
@@ -10,15 +11,15 @@ def onward(x_s, eps, s, t, betas):
     return left**0.5 * x_s + (1 - left) ** 0.5 * eps
 
 
-def decibels(alphas_cumprod):
-    return 10 * np.log10(alphas_cumprod) - 10 * np.log10(1 - alphas_cumprod)
+def shifted(alphas_cumprod, k):
+    return alphas_cumprod / (alphas_cumprod + k**2 * (1 - alphas_cumprod))
 
 
 def half_noise(betas):
     return int((NoiseSchedule.from_betas(betas).alphas_cumprod > 0.5).sum())
 
 
-@pytest.mark.parametrize("answer", [onward, decibels, half_noise])
+@pytest.mark.parametrize("answer", [onward, half_noise, shifted])
 def test_right_answers_pass(answer, capsys):
     getattr(checks, answer.__name__)(answer)
     assert capsys.readouterr().out.startswith(f"✓ {answer.__name__}: ")
@@ -67,17 +68,23 @@ def test_mistakes_in_a_jump_onward(wrong, hint):
 @pytest.mark.parametrize(
     "wrong, hint",
     [
-        (lambda a: 10 * np.log(a / (1 - a)), "natural logarithm"),
-        (lambda a: 20 * np.log10(a / (1 - a)), "ratio of amplitudes"),
-        (lambda a: 10 * np.log10(np.sqrt(a / (1 - a))), "is there a root"),
-        (lambda a: 10 * np.log10((1 - a) / a), "upside down"),
-        (lambda a: 10 * np.log10(a), "signal alone"),
-        (lambda a: np.log10(a / (1 - a)), "that is bels"),
+        (lambda a, k: a / (a + k * (1 - a)), "multiplies it by k²"),
+        (lambda a, k: k**2 * a / (k**2 * a + 1 - a), "wrong way round"),
+        (lambda a, k: a / (1 - a) / k**2, "new SNR; turn it back"),
+        (lambda a, k: np.log(a / (1 - a)) - 2 * np.log(k), "with a sigmoid"),
+        (lambda a, k: 1 - shifted(a, k), "that is the noise"),
+        (lambda a, k: a / k**2, "itself is divided"),
     ],
 )
-def test_mistakes_in_decibels(wrong, hint):
+def test_mistakes_in_a_shift(wrong, hint):
     with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
-        checks.decibels(wrong)
+        checks.shifted(wrong)
+
+
+def test_a_shift_gives_the_averaged_large_picture_the_small_one_s_snr():
+    schedule = NoiseSchedule.cosine(steps=50)
+    large = shifted(schedule.alphas_cumprod.numpy(), 4)
+    np.testing.assert_allclose(16 * large / (1 - large), schedule.snr(torch.arange(50)), rtol=1e-9)
 
 
 def first(reached):

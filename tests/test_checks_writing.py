@@ -259,6 +259,7 @@ class TestSchedule:
             (lambda n, a, b: 1 - betas(n, a, b).cumsum(0), "not subtracted"),
             (lambda n, a, b: (1 - betas(n, a, b)).cumprod(0).sqrt(), "its square root"),
             (lambda n, a, b: (1 - betas(n, b, a)).cumprod(0), "run backwards"),
+            (lambda n, a, b: (1 - betas(n, a, b)).cumprod(), "along which axis"),
         ],
     )
     def test_wrong(self, wrong, hint):

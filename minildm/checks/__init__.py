@@ -16,7 +16,7 @@ from .denoising import denoiser_training_step, flow_matching_step, latent_traini
 from .latents import kl, reparameterise
 from .lesson_00 import bottom_size, three_of_a_kind
 from .lesson_01 import border_weight, dice, valid_size
-from .lesson_02 import decibels, half_noise, onward
+from .lesson_02 import half_noise, onward, shifted
 from .lesson_03 import eps_from_v, posterior_mean, shift_weights
 from .lesson_04 import ddim_inversion, trailing
 from .lesson_05 import attention_flops, fold_batch_norm, masked_attention
@@ -40,8 +40,8 @@ __all__ = [
     "dice",
     "valid_size",
     "onward",
-    "decibels",
     "half_noise",
+    "shifted",
     "shift_weights",
     "eps_from_v",
     "posterior_mean",

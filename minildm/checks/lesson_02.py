@@ -53,30 +53,8 @@ def onward() -> Exercise:
 
 
 @exercise
-def decibels() -> Exercise:
-    """Exercise 2: `answer(alphas_cumprod)`, (steps,) between 0 and 1 -> the SNR in decibels, (steps,)."""
-    rng = np.random.default_rng(12)
-    cases = [(np.sort(rng.uniform(0.01, 0.99, steps))[::-1].copy(),) for steps in (2, 5, 9)]
-
-    def truth(a):
-        return 10 * np.log10(a / (1 - a))
-
-    mistakes = {
-        "that is the natural logarithm; decibels use the decimal one": lambda a: 10 * np.log(a / (1 - a)),
-        "twice what it should be: 20 belongs to a ratio of amplitudes, the SNR is a ratio of powers": lambda a: (
-            2 * truth(a)
-        ),
-        "half of what it should be: is there a root? The SNR is a ratio of powers": lambda a: truth(a) / 2,
-        "upside down: signal over noise, not noise over signal": lambda a: -truth(a),
-        "that is the signal alone; divide it by the noise": lambda a: 10 * np.log10(a),
-        "a tenth of what it should be: that is bels": lambda a: truth(a) / 10,
-    }
-    return Exercise(truth, cases, mistakes)
-
-
-@exercise
 def half_noise() -> Exercise:
-    """Exercise 3: `answer(betas)`, (steps,) -> the first t at which the SNR is at most 1."""
+    """Exercise 2: `answer(betas)`, (steps,) -> the first t at which the SNR is at most 1."""
     spans = [(7, 0.1, 0.8), (40, 0.01, 0.3), (300, 1e-3, 0.04), (1000, 1e-4, 0.02)]
     cases = [(np.linspace(low, high, steps),) for steps, low, high in spans]
     cases.append((np.linspace(0.03**0.5, 0.9**0.5, 12) ** 2,))
@@ -99,3 +77,25 @@ def half_noise() -> Exercise:
         ),
     }
     return Exercise(truth, cases, mistakes, tolerance=0)
+
+
+@exercise
+def shifted() -> Exercise:
+    """Exercise 3: `answer(alphas_cumprod, k)`, (steps,) -> those of the SNR divided by k², (steps,)."""
+    rng = np.random.default_rng(13)
+    cases = [(np.sort(rng.uniform(0.01, 0.99, steps))[::-1].copy(), k) for steps, k in ((2, 2), (5, 4), (9, 3))]
+
+    def divided(by=lambda k: k**2, back=lambda snr: snr / (1 + snr)):
+        return lambda a, k: back(a / (1 - a) / by(k))
+
+    mistakes = {
+        "the SNR is divided by k; averaging k × k pixels multiplies it by k²": divided(by=lambda k: k),
+        "the wrong way round: the larger picture needs more noise, so a smaller SNR": divided(by=lambda k: 1 / k**2),
+        "that is the new SNR; turn it back into alphas_cumprod, a = SNR / (1 + SNR)": divided(back=lambda snr: snr),
+        "that is the noise, 1 - alphas_cumprod": divided(back=lambda snr: 1 / (1 + snr)),
+        "alphas_cumprod itself is divided; it is the SNR, alphas_cumprod / (1 - alphas_cumprod), that is k² times "
+        "smaller": lambda a, k: a / k**2,
+        "that is the log of the new SNR; turn it back into alphas_cumprod with a sigmoid": divided(back=np.log),
+        "a root too many: the SNR compares variances": divided(by=lambda k: k**0.5),
+    }
+    return Exercise(divided(), cases, mistakes)

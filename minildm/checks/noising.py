@@ -40,7 +40,8 @@ def schedule() -> Exercise:
         "the betas run backwards": cumulative(lambda steps, start, end: line(steps, end, start)),
         "all of the product, not up to each t: cumprod": cumulative(gather=lambda a: a.prod().expand(len(a))),
     }
-    return Exercise(cumulative(), cases, mistakes, own=[NoiseSchedule.linear])
+    errors = {'"dim"': "say along which axis the product runs: cumprod(0)"}
+    return Exercise(cumulative(), cases, mistakes, own=[NoiseSchedule.linear], errors=errors)
 
 
 @exercise

@@ -18,6 +18,7 @@ from ._figures import (
     u_diagram,
 )
 from ._map import course_map
+from ._noise import noise_paths, picture_and_values, schedule_sheet
 from ._pictures import array, pixels
 from ._prompt import prompt_field
 from ._sheets import filmstrip, gallery, show, strips, word_maps
@@ -56,4 +57,7 @@ __all__ = [
     "RESIDUAL_BLOCK",
     "TIME_BLOCK",
     "TRANSFORMER_BLOCK",
+    "noise_paths",
+    "schedule_sheet",
+    "picture_and_values",
 ]
