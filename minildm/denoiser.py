@@ -94,7 +94,79 @@ class TimeBlock(ResidualBlock):
         return h + self.shift(cond.emb)[:, :, None, None]
 
 
-class Denoiser(UNet):
+class Conditioned(nn.Module):
+    """What every denoiser here is told besides x_t: the time, a class, a context. A base class; `embed` is the outcome.
+
+    It has `time`, which makes emb_dim numbers of the timestep's embedding, and `classes`, an embedding, or None.
+    """
+
+    def _condition_on(
+        self,
+        time_dim: int,
+        emb_dim: int,
+        context_dim: int | None,
+        num_classes: int | None,
+        schedule: NoiseSchedule | None,
+    ) -> None:
+        """To be called in the constructor, once."""
+        self.schedule, self.context_dim, self.num_classes = schedule, context_dim, num_classes
+        self.null_class = None if num_classes is None else -1
+        self.time = nn.Sequential(nn.Linear(time_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
+        # One row more than there are classes: the last is for "no label".
+        self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, emb_dim)
+
+    def _check(self, x_t: Tensor, t: Tensor) -> None:
+        check_images(x_t, self.in_channels, self.multiple)
+        check_integers("t", t)
+        if len(t) != len(x_t):
+            raise ValueError(f"expected t: ({len(x_t)},), one timestep per picture, got ({len(t)},)")
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        """The names of all that it can be conditioned on."""
+        words = () if self.context_dim is None else ("context", "mask")
+        return frozenset((*words, *(() if self.num_classes is None else ("y",))))
+
+    def embed(
+        self, t: Tensor, context: Tensor | None = None, mask: Tensor | None = None, y: Tensor | None = None
+    ) -> Cond:
+        """The blocks' conditions. Time and class are one vector, cond.emb, ready for the blocks' linear layers."""
+        b = len(t)
+        emb = self.time(timestep_embedding(t, self.time[0].in_features).to(self.time[0].weight.dtype))
+        if self.classes is not None:
+            emb = emb + self.classes(self._labels(y, b, t.device))
+        elif y is not None:
+            raise ValueError("got y, but this network knows no classes: build it with num_classes=...")
+        self._check_context(context, mask, b)
+        return Cond(F.silu(emb), context, mask)
+
+    def _labels(self, y, b, device):
+        """Rows of the embedding: those of the classes, and the last one for "no label"."""
+        if y is None:
+            return torch.full((b,), self.num_classes, device=device, dtype=torch.int64)
+        check_integers("y", y, self.num_classes, start=self.null_class)
+        if len(y) != b:
+            raise ValueError(f"expected y: ({b},), one class per picture, got ({len(y)},)")
+        return y.remainder(self.num_classes + 1)
+
+    def _check_context(self, context, mask, b):
+        if self.context_dim is None and (context is not None or mask is not None):
+            raise ValueError("got a context or mask, but this network takes none: build it with context_dim=...")
+        if self.context_dim is not None and context is None:
+            raise ValueError(
+                f"expected a context (b, n, {self.context_dim}), got None; "
+                "to condition on nothing, pass the embedding of the empty prompt"
+            )
+        if context is not None and (context.ndim != 3 or context.shape[::2] != (b, self.context_dim)):
+            raise ValueError(f"expected context: ({b}, n, {self.context_dim}), got shape {tuple(context.shape)}")
+        if mask is not None and (mask.shape != context.shape[:2] or mask.dtype != torch.bool):
+            raise ValueError(
+                f"expected mask: {tuple(context.shape[:2])} bool, True where context holds something, "
+                f"got shape {tuple(mask.shape)} of {mask.dtype}"
+            )
+
+
+class Denoiser(Conditioned, UNet):
     """The U-Net of diffusion models. `m(x_t, t, context, mask, y)` -> prediction (b, out_channels, h, w)
 
     in_channels, out_channels, channels, blocks_per_level, skip, groups, eps: as in `UNet`. If it is to go to diffusers
@@ -183,17 +255,7 @@ class Denoiser(UNet):
             groups=groups,
             eps=eps,
         )
-        self.schedule, self.context_dim, self.num_classes = schedule, context_dim, num_classes
-        self.null_class = None if num_classes is None else -1
-        self.time = nn.Sequential(nn.Linear(channels[0], emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
-        # One row more than there are classes: the last is for "no label".
-        self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, emb_dim)
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        """The names of all that it can be conditioned on."""
-        words = () if self.context_dim is None else ("context", "mask")
-        return frozenset((*words, *(() if self.num_classes is None else ("y",))))
+        self._condition_on(channels[0], emb_dim, context_dim, num_classes, schedule)
 
     def forward(
         self,
@@ -208,49 +270,8 @@ class Denoiser(UNet):
         mask: (b, n) bool, True where context holds something; None: everywhere.
         Raises ValueError for an input of the wrong shape or dtype, or one that this network does not take or lacks.
         """
-        check_images(x_t, self.in_channels, self.multiple)
-        check_integers("t", t)
-        if len(t) != len(x_t):
-            raise ValueError(f"expected t: ({len(x_t)},), one timestep per picture, got ({len(t)},)")
+        self._check(x_t, t)
         return super().forward(x_t, self.embed(t, context, mask, y))
-
-    def embed(
-        self, t: Tensor, context: Tensor | None = None, mask: Tensor | None = None, y: Tensor | None = None
-    ) -> Cond:
-        """The blocks' conditions. Time and class are one vector, cond.emb, ready for the blocks' linear layers."""
-        b = len(t)
-        emb = self.time(timestep_embedding(t, self.time[0].in_features).to(self.time[0].weight.dtype))
-        if self.classes is not None:
-            emb = emb + self.classes(self._labels(y, b, t.device))
-        elif y is not None:
-            raise ValueError("got y, but this network knows no classes: build it with num_classes=...")
-        self._check_context(context, mask, b)
-        return Cond(F.silu(emb), context, mask)
-
-    def _labels(self, y, b, device):
-        """Rows of the embedding: those of the classes, and the last one for "no label"."""
-        if y is None:
-            return torch.full((b,), self.num_classes, device=device, dtype=torch.int64)
-        check_integers("y", y, self.num_classes, start=self.null_class)
-        if len(y) != b:
-            raise ValueError(f"expected y: ({b},), one class per picture, got ({len(y)},)")
-        return y.remainder(self.num_classes + 1)
-
-    def _check_context(self, context, mask, b):
-        if self.context_dim is None and (context is not None or mask is not None):
-            raise ValueError("got a context or mask, but this network takes none: build it with context_dim=...")
-        if self.context_dim is not None and context is None:
-            raise ValueError(
-                f"expected a context (b, n, {self.context_dim}), got None; "
-                "to condition on nothing, pass the embedding of the empty prompt"
-            )
-        if context is not None and (context.ndim != 3 or context.shape[::2] != (b, self.context_dim)):
-            raise ValueError(f"expected context: ({b}, n, {self.context_dim}), got shape {tuple(context.shape)}")
-        if mask is not None and (mask.shape != context.shape[:2] or mask.dtype != torch.bool):
-            raise ValueError(
-                f"expected mask: {tuple(context.shape[:2])} bool, True where context holds something, "
-                f"got shape {tuple(mask.shape)} of {mask.dtype}"
-            )
 
 
 def _per_level(attention, levels):

@@ -15,8 +15,9 @@ _ATTENTION = ("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn"
 def reference_name(model: nn.Module, name: str) -> str:
     """The name of our parameter `name` in the reference of the same architecture.
 
-    Of a `Denoiser` that is UNet2DConditionModel, or UNet2DModel where it takes no context; of an `AutoencoderKL` its
-    namesake; of a `TextEncoder` CLIPTextModel, without the "text_model." that some versions put before it.
+    Of a `Denoiser` that is UNet2DConditionModel, or UNet2DModel where it takes no context; of a `ControlNet`
+    ControlNetModel; of an `AutoencoderKL` its namesake; of a `TextEncoder` CLIPTextModel, without the "text_model."
+    that some versions put before it.
     """
     if isinstance(model, Denoiser):
         return _unet(model, name)
@@ -38,6 +39,8 @@ def _unet(model, name):
     first, *inside = name.split(".")
     if first in _OUTER:
         return ".".join([_OUTER[first], *inside])
+    if first in ("hint", "zeros", "zero_middle"):
+        return _control(first, inside, len(getattr(model, "hint", ())))
     if first == "time":
         return f"time_embedding.linear_{1 + int(inside[0]) // 2}.{inside[1]}"
     chain, index = getattr(model, first), int(inside.pop(0))
@@ -45,6 +48,15 @@ def _unet(model, name):
     if first != "middle" and not isinstance(chain[index], ResidualBlock | Downsample | Upsample):
         here = here.replace("resnets", ("resnets", "attentions")[int(inside.pop(0))])  # a block and its attention
     return f"{here}.{_inside(here, '.'.join(inside), model.context_dim is not None)}"
+
+
+def _control(first, inside, depth):
+    """What a ControlNet has besides a denoiser; depth: how many convolutions its control picture passes."""
+    if first != "hint":
+        return ".".join([{"zeros": "controlnet_down_blocks", "zero_middle": "controlnet_mid_block"}[first], *inside])
+    index = int(inside[0])
+    here = {0: "conv_in", depth - 1: "conv_out"}.get(index, f"blocks.{index - 1}")
+    return f"controlnet_cond_embedding.{here}.{inside[1]}"
 
 
 def _vae(model, name):

@@ -28,6 +28,9 @@ CLASSES = {
     "Denoiser": "minildm.denoiser",
     "AutoencoderKL": "minildm.autoencoder",
     "TextEncoder": "minildm.text",
+    "ControlNet": "minildm.adapt.controlnet",
+    "Controlled": "minildm.adapt.controlnet",
+    "DiT": "minildm.dit",
 }  # class -> the module that defines it: all that a file may ask for
 
 # The other files of this package -> what opens them.

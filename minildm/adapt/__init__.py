@@ -8,6 +8,7 @@
 | DreamBooth        | the U-Net itself, which must not forget what it knew     | all of the U-Net      |
 """
 
+from minildm.adapt.controlnet import Controlled, ControlNet
 from minildm.adapt.lora import LoRA, LowRank
 
-__all__ = ["LoRA", "LowRank"]
+__all__ = ["LoRA", "LowRank", "ControlNet", "Controlled"]

@@ -22,10 +22,13 @@ What users of diffusers look for:
 | `callback_on_step_end=f`                          | `for step in pipe.steps(...): f(step.t, step.x_t)`            |
 | `output_type="pt"`                                | `output="tensor"`                                             |
 | `enable_vae_tiling()`                             | `pipe.tile = 512`                                             |
+| `ControlNetModel.from_pretrained` | `pipe.unet = adapt.Controlled(pipe.unet, load_controlnet(f))` |
+| `controlnet_conditioning_scale=1` | `pipe.unet.scale = 1.0`                                       |
 | `unet(x, t, encoder_hidden_states=c).sample`      | `unet(x, t, context=c)`, with t: (b,)                         |
 """
 
 from minildm.reference_names import reference_name
+from minildm.stable_diffusion.controlnets import load_controlnet, save_controlnet
 from minildm.stable_diffusion.folders import load, save
 from minildm.stable_diffusion.full_size import SD_1, SD_1_INPAINTING, SD_2, SD_2_INPAINTING, Configuration
 from minildm.stable_diffusion.single_file import load_single_file
@@ -34,6 +37,8 @@ __all__ = [
     "load",
     "save",
     "load_single_file",
+    "load_controlnet",
+    "save_controlnet",
     "reference_name",
     "Configuration",
     "SD_1",

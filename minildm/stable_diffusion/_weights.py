@@ -37,7 +37,7 @@ def patterns(part: str, variant: str | None) -> list[str]:
 
 def find(folder: Path, variant: str | None) -> list[Path] | None:
     """The files of the weights in one network's folder, in one variant; None where there are none, even in part."""
-    stem = STEMS[folder.name]
+    stem = _stem(folder)
     whole, index = folder / f"{stem}{_dotted(variant)}.safetensors", folder / f"{stem}.safetensors.index"
     index = index.with_name(f"{index.name}{_dotted(variant)}.json")
     if not index.is_file():
@@ -69,7 +69,7 @@ def files(folder: Path, variant: str | None = None) -> list[Path]:
                 "write safetensors, as save_pretrained of diffusers does"
             )
         raise FileNotFoundError(
-            f"{folder / STEMS[folder.name]}.safetensors is missing; minildm reads safetensors only{hint}"
+            f"{folder / _stem(folder)}.safetensors is missing; minildm reads safetensors only{hint}"
         )
     for file in found:
         if not file.is_file():
@@ -122,6 +122,10 @@ def fill(
         raise ValueError(f"{where} lacks tensors: {', '.join(missing[:3])}{more}")
     module.load_state_dict(found, assign=True)
     return module.eval()
+
+
+def _stem(folder):
+    return STEMS.get(folder.name, STEMS["unet"])
 
 
 def _dotted(variant):
