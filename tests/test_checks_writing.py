@@ -272,6 +272,10 @@ def good_embedding(t, dim):
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 
 
+def waves(angles):
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
 class TestTimeEmbedding:
     def test_right(self):
         assert checks.time_embedding(good_embedding)
@@ -291,6 +295,13 @@ class TestTimeEmbedding:
                 "not over dim",
             ),
             (lambda t, dim: good_embedding(t * 2 * math.pi, dim), "in radians"),
+            (lambda t, dim: good_embedding(t * math.pi / 180, dim), "those are degrees"),
+            (
+                lambda t, dim: waves(t[:, None] * (10_000.0 ** -torch.arange(dim / 2) / (dim // 2))),
+                "bracket is missing",
+            ),
+            (lambda t, dim: waves(t[:, None] * (10_000 ** -torch.arange(dim // 2) / (dim // 2))), "bracket is missing"),
+            (lambda t, dim: waves(t * 10_000 ** (-torch.arange(dim // 2) / (dim // 2))), r"the shape \(b, 1\)"),
         ],
     )
     def test_wrong(self, wrong, hint):
@@ -578,6 +589,9 @@ class TestDenoising:
             ({"loss": "x.mean()"}, "model evaluations: off by 1"),
             ({"loss": "F.mse_loss(model(x_t, t), eps) + 0 * model(x_t, t).sum()"}, "model evaluations: off by 1"),
             ({"t": "torch.randint(len(a), (1,))"}, "t has one number for each picture: no"),
+            ({"x_t": "a[t].sqrt() * x + (1 - a[t]).sqrt() * eps"}, r"likely: .* shape \(b, 1, 1, 1\)"),
+            ({"t": "torch.randint(1000, (len(x),))"}, "likely: timesteps go from 0 to len"),
+            ({"loss": "F.mse_loss(model(x_t), eps)"}, "likely: the model is told the time"),
         ],
     )
     def test_what_is_found_out_is_said(self, changes, says):

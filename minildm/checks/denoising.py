@@ -10,6 +10,13 @@ from ._check import Exercise, exercise
 from ._drawn import ALPHAS, roots, watch
 
 OWN = [draw_noise, denoising_error, denoising_loss]
+ERRORS = {
+    "must match the size": (
+        "alphas_cumprod[t] is (b,), a number for each picture: give it the shape (b, 1, 1, 1) to multiply pictures"
+    ),
+    "out of bounds": "timesteps go from 0 to len(alphas_cumprod) - 1, and here that is another number than 999",
+    "argument: 't'": "the model is told the time, too: model(x_t, t)",
+}
 
 
 def _draw_t(x_0):
@@ -79,7 +86,7 @@ def denoiser_training_step() -> Exercise:
 
         return watch(seed, shape, ask, lambda x_0: {"x_0": x_0}, roots(ALPHAS))
 
-    return Exercise(_step(), cases, _draws(_step), run=run, own=OWN, patience=30)
+    return Exercise(_step(), cases, _draws(_step), run=run, own=OWN, errors=ERRORS, patience=30)
 
 
 class _Encoder(nn.Module):

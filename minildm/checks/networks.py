@@ -103,6 +103,15 @@ def time_embedding() -> Exercise:
 
         return apply
 
+    def without_bracket(whole):
+        def apply(t, dim):
+            k = torch.arange(dim // 2, dtype=torch.float64)
+            powers = (k == 0).double() if whole else 10_000.0**-k  # torch cuts 1 / 10,000 to 0, for whole numbers
+            angles = t[:, None].double() * powers / (dim // 2)
+            return torch.cat([angles.cos(), angles.sin()], 1)
+
+        return apply
+
     mistakes = {
         "the sines come first; here the cosines do": waves(order=lambda c, s: torch.cat([s, c], 1)),
         "cosine and sine alternate; here all cosines come first": waves(
@@ -117,8 +126,15 @@ def time_embedding() -> Exercise:
         "the frequencies fall twice as fast: the exponent is k / (dim / 2)": waves(sign=-2),
         "the period is 10,000": waves(period=1000.0),
         "that is in turns, not in radians: no 2 pi is needed": waves(times=2 * math.pi),
+        "a bracket is missing: all of -k / (dim / 2) is the exponent": [without_bracket(True), without_bracket(False)],
+        "those are degrees; cosines and sines take radians": waves(times=math.pi / 180),
     }
-    return Exercise(waves(), cases, mistakes, tolerance=1e-3, own=[timestep_embedding])
+    errors = {
+        "negative integer powers": "a bracket is missing: all of -k / (dim / 2) is the exponent",
+        "Dimension out of range": "t is (b,): give it the shape (b, 1), so that each timestep meets each speed",
+        "must match the size": "t is (b,): give it the shape (b, 1), so that each timestep meets each speed",
+    }
+    return Exercise(waves(), cases, mistakes, tolerance=1e-3, own=[timestep_embedding], errors=errors)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale=lambda d: d**-0.5, axis=-1, weigh=torch.softmax) -> Tensor:

@@ -1,6 +1,7 @@
 """Pictures for the lessons. A function that draws returns the figure or axes it drew on."""
 
 from ._blocks import CONV_BLOCK, RESIDUAL_BLOCK, TIME_BLOCK, TRANSFORMER_BLOCK, Block, blocks
+from ._denoising import answers, clocks, origins
 from ._figures import (
     BLUE,
     GREEN,
@@ -60,4 +61,7 @@ __all__ = [
     "noise_paths",
     "schedule_sheet",
     "picture_and_values",
+    "origins",
+    "answers",
+    "clocks",
 ]
