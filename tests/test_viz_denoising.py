@@ -42,6 +42,11 @@ def test_answers_draws_every_answer_where_it_is():
     for axis, x0_hat in zip(figure.axes, asked.values(), strict=True):
         (dots,) = axis.lines
         assert torch.tensor(dots.get_xydata()).float().allclose(x0_hat) and dots.get_color() == viz.GREEN
+    (below, above) = viz.answers(POINTS, schedule, {60: POINTS}, behind={60: POINTS + 1}).axes[0].lines
+    assert (
+        torch.tensor(below.get_xydata()).float().allclose(POINTS + 1)
+        and below.get_markersize() > above.get_markersize()
+    )
     near, far = (axis.images[0].get_array() for axis in figure.axes)
     assert far.mean() > 2 * near.mean()  # much noise spreads the points
 

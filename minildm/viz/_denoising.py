@@ -40,11 +40,18 @@ def origins(points: Tensor, spot: Tensor, landed: Mapping[int, Tensor], title: s
 
 
 def answers(
-    points: Tensor, schedule: NoiseSchedule, answered: Mapping[int, Tensor], title: str = "", colour: str = BLUE
+    points: Tensor,
+    schedule: NoiseSchedule,
+    answered: Mapping[int, Tensor],
+    title: str = "",
+    *,
+    colour: str = BLUE,
+    behind: Mapping[int, Tensor] | None = None,
 ) -> Figure:
     """A denoiser's answers x0_hat to many questions, as dots on the plane of points: a panel for each t; the figure.
 
-    points: the data, (n, 2).  answered: {t: x0_hat, (m, 2)}.  The shade shows where noised points lie at that t.
+    points: the data, (n, 2).  answered: {t: x0_hat, (m, 2)}.  behind: other answers to compare with, larger and blue.
+    The shade shows where noised points lie at that t.
     """
     figure, axes = _planes(len(answered), title)
     side = torch.linspace(-EDGE, EDGE, 120)
@@ -54,7 +61,9 @@ def answers(
         away = (everywhere[:, None] - kept.sqrt() * points).square().sum(-1)
         shade = torch.logsumexp(-away / (2 * (1 - kept)), dim=1).exp().view(120, 120).T.numpy()
         axis.imshow(shade, extent=[-EDGE, EDGE] * 2, origin="lower", cmap="YlOrBr", alpha=0.45)
-        axis.plot(*x0_hat.detach().T.numpy(), "o", ms=2.2, color=colour)
+        if behind is not None:
+            axis.plot(*behind[t].detach().T.numpy(), "o", ms=5.5, mew=0, color=BLUE)
+        axis.plot(*x0_hat.detach().T.numpy(), "o", ms=2.3, mew=0, color=colour)
         axis.set_title(f"t = {t}", fontsize=10)
     return figure
 
