@@ -48,6 +48,8 @@ def test_the_inversion_that_passes_undoes_a_step_of_ddim():
         (checks.trailing, lambda total, n: list(range(total, 0, -total // n)), "past the end"),
         (checks.trailing, lambda total, n: good_trailing(total, n)[::-1], "ascending"),
         (checks.trailing, lambda total, n: list(range(0, total, total // n))[::-1], "leading"),
+        (checks.trailing, lambda total, n: list(range(0, total, total // n)), "leading"),
+        (checks.trailing, lambda total, n: torch.linspace(total - 1, 0, n), "linspace"),
         (checks.trailing, lambda total, n: list(range(total))[::-1][:n], "span the whole schedule"),
         (checks.trailing, lambda total, n: torch.linspace(total - 1, 0, n).round().int(), "linspace"),
         (checks.trailing, lambda total, n: torch.linspace(0, total - 1, n).int().flip(0), "linspace"),

@@ -350,6 +350,8 @@ class TestSteps:
         "wrong, hint",
         [
             (lambda x, e, now, then: (x - (1 - now) ** 0.5 * e) / now**0.5, "that is x0_hat"),
+            (lambda x, e, now, then: then**0.5 * x + (1 - then) ** 0.5 * e, "taken for the clean picture"),
+            (lambda x, e, now, then: x + ((1 / then - 1) ** 0.5 - (1 / now - 1) ** 0.5) * e, "the step of z"),
             (lambda x, e, now, then: good_ddim(x, e, then, now), "now and then are exchanged"),
             (
                 lambda x, e, now, then: good_ddim(x, e, now**2, then**2) if now == 2 else good_ddim(x, -e, now, then),
@@ -389,6 +391,17 @@ class TestSteps:
             return good_ddim(x_t, eps if other is None else (eps + other) / 2, now, then)
 
         expect(checks.heun_step, wrong, hint)
+
+    @pytest.mark.parametrize("returns", [True, False])
+    def test_heun_that_goes_on_from_where_it_arrived(self, returns):
+        def wrong(x_t, denoise, now, then):
+            eps = denoise(x_t, now)
+            x_next = good_ddim(x_t, eps, now, then)
+            if then == 1 and returns:
+                return x_next
+            return good_ddim(x_next, (eps + denoise(x_next, then)) / 2, now, then)
+
+        expect(checks.heun_step, wrong, "starts from x_t again")
 
 
 def good_attention(q, k, v):

@@ -24,6 +24,9 @@ def trailing() -> Exercise:
 
         return spacing
 
+    def leading(total, steps):
+        return [t - total // steps + 1 for t in spaced(total, steps)]
+
     cases = [(6, 3), (10, 5), (10, 1), (12, 12), (1000, 10), (8192, 64)]
     mistakes = {
         "it starts past the end: the last timestep of a schedule of `total` steps is total - 1": lambda total, steps: [
@@ -32,11 +35,12 @@ def trailing() -> Exercise:
         "this is ascending; a sampler goes from noise, the highest t, to picture": lambda total, steps: spaced(
             total, steps
         )[::-1],
-        'this is "leading": it counts up from 0 and leaves the end, the pure noise, out': lambda total, steps: [
-            t - total // steps + 1 for t in spaced(total, steps)
+        'this is "leading": it counts up from 0 and leaves the end, the pure noise, out': [
+            leading,
+            lambda total, steps: leading(total, steps)[::-1],
         ],
         'this is "linspace", which includes both ends; "trailing" includes t = total - 1 and leaves out t = 0': [
-            apart(whole, up) for whole in (np.round, np.floor, np.ceil) for up in (False, True)
+            apart(whole, up) for whole in (np.round, np.floor, np.ceil, np.array) for up in (False, True)
         ],
         "these are the first timesteps next to each other; `steps` of them must span the whole schedule": (
             lambda total, steps: list(range(total - 1, total - 1 - steps, -1))

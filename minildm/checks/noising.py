@@ -113,7 +113,14 @@ def ddim_step() -> Exercise:
         alpha = now / then
         return (x_t - (1 - alpha) / math.sqrt(1 - now) * eps_hat) / math.sqrt(alpha)
 
+    def of_z(x_t, eps_hat, now, then):
+        return x_t + (math.sqrt(1 / then - 1) - math.sqrt(1 / now - 1)) * eps_hat
+
     mistakes = {
+        "x_t is taken for the clean picture: first take the noise out of it": lambda x, e, now, then: (
+            math.sqrt(then) * x + math.sqrt(1 - then) * e
+        ),
+        "that is the step of z = x_t / sqrt(now); this one goes from x_t to x_t": of_z,
         "that is x0_hat; the noise of the new level comes back": slip(signal=one, noise=lambda n: 0.0),
         "the noise that comes back is missing": slip(noise=lambda n: 0.0),
         "x0_hat is not weakened to the new level": slip(signal=one),
@@ -171,14 +178,16 @@ def heun_step() -> Exercise:
         for k, (shape, *levels) in enumerate(_levels())
     ]
 
-    def heun(second=lambda x_t, x_next, now, then: (x_next, then), join=lambda a, b: (a + b) / 2, last=True, start=0):
+    def heun(
+        second=lambda x_t, x_next, now, then: (x_next, then), join=lambda a, b: (a + b) / 2, last=True, start=None
+    ):
         def apply(x_t, denoise, now, then):
             eps = denoise(x_t, now)
             x_next = _step(x_t, eps, now, then)
             if then == 1 and last:
                 return x_next
             joined = join(eps, denoise(*second(x_t, x_next, now, then)))
-            return _step(x_next, joined, then, then) if start else _step(x_t, joined, now, then)
+            return start(x_next, joined, now, then) if start else _step(x_t, joined, now, then)
 
         return apply
 
@@ -204,7 +213,12 @@ def heun_step() -> Exercise:
         ),
         "only the second eps_hat is used: take the mean of both": heun(join=lambda a, b: b),
         "the sum of both eps_hat: divide it by 2": heun(join=lambda a, b: a + b),
-        "the second step starts from where the first arrived: it starts from x_t again": [twice, heun(start=1)],
+        "the second step starts from where the first arrived: it starts from x_t again": [
+            twice,
+            heun(start=lambda x_next, joined, now, then: _step(x_next, joined, then, then)),
+            heun(start=_step),
+            heun(start=_step, last=False),
+        ],
         "the states are averaged; the mean is of both eps_hat": of_states,
     }
     return Exercise(heun(), cases, mistakes, run=_counted)

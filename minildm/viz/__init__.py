@@ -24,6 +24,7 @@ from ._pictures import array, pixels
 from ._prompt import prompt_field
 from ._sheets import filmstrip, gallery, show, strips, word_maps
 from ._time import Film, animation, slider
+from ._trajectories import trajectories
 
 __all__ = [
     "BLUE",
@@ -64,4 +65,5 @@ __all__ = [
     "origins",
     "answers",
     "clocks",
+    "trajectories",
 ]
