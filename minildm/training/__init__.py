@@ -9,6 +9,6 @@ from minildm.training._history import History
 from minildm.training._loop import train
 from minildm.training._muon import Muon
 from minildm.training._rate import learning_rate
-from minildm.training._state import restore
+from minildm.training._state import restore, unwrapped
 
-__all__ = ["History", "Muon", "learning_rate", "restore", "train"]
+__all__ = ["History", "Muon", "learning_rate", "restore", "train", "unwrapped"]

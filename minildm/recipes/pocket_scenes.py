@@ -1,0 +1,137 @@
+"""What the pocket learns from: scenes of each task as latents, with captions and with what stands in each cell."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minildm import data, storage
+from minildm.autoencoder import AutoencoderKL
+from minildm.data import sprites
+from minildm.data._cache import cached
+from minildm.data.scenes import CONTENT, bounding_box
+from minildm.images import to_model
+from minildm.losses import draw_noise, spread_timesteps
+from minildm.schedule import NoiseSchedule
+from minildm.tensors import best_device
+from minildm.text import Tokenizer
+
+SIZE, TRAIN_SEED = 64, 7
+UNCONDITIONAL_RATE = 0.1  # how often a caption is dropped, so that the U-Net can also draw without one, for guidance
+
+
+class Latents(NamedTuple):
+    """Scenes of one task, ready for training."""
+
+    z: Tensor  # (n, c, h, w) float16, scaled
+    classes: Tensor  # (n, h, w) uint8, what stands in each cell of the latent: 0 = ground, i + 1 = VOCABULARY[i]
+    boxes: Tensor  # (n, 4, h, w) float16: from a cell to the middle of its thing, and the thing's size, see `_cells`
+    captions: dict[str, list[str]]  # by language
+
+
+def latents(
+    vae: AutoencoderKL, task: str, n: int, seed: int = TRAIN_SEED, split: str = "train", size: int = SIZE
+) -> Latents:
+    """The first n scenes of a task as the autoencoder's means, with captions in both languages; computed once.
+
+    They lie in the cache folder, `data.scenes` says where that is, under a name that changes with the encoder.
+    """
+    values = hashlib.sha256()
+    for name, tensor in sorted(storage.state(vae).items()):
+        if name.startswith(("encoder.", "quant.")):
+            values.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    key = dict(task=task, n=n, seed=seed, split=split, size=size, content=CONTENT, sprites=sprites.version())
+    key |= dict(vae=values.hexdigest(), scale_factor=vae.scale_factor, multiple=vae.multiple, layout="grid")
+
+    def build(folder: Path):
+        captions = {language: [] for language in data.LANGUAGES}
+        parts = {"z": [], "classes": [], "boxes": []}
+        for start in range(0, n, 500):
+            asked = dict(size=size, tasks=task, start=start, layout="grid")
+            scenes = data.scene_arrays(min(500, n - start), seed, split, **asked)
+            parts["z"].append(encoded(vae, scenes.images))
+            for name, part in zip(("classes", "boxes"), _cells(scenes, vae.multiple), strict=True):
+                parts[name].append(part)
+            wording = np.random.default_rng((seed, start)).random
+            for language, said in captions.items():
+                said += [data.caption(prompt, language, wording) for prompt in scenes.prompts]
+        storage.write(folder / "latents.safetensors", {name: torch.cat(some) for name, some in parts.items()}, {})
+        storage.write_text(folder / "captions.json", json.dumps(captions))
+
+    folder = cached("latents", key, build)
+    tensors, _ = storage.read(folder / "latents.safetensors")
+    captions = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+    return Latents(tensors["z"], tensors["classes"], tensors["boxes"], captions)
+
+
+def _cells(scenes: data.Scenes, cell: int) -> tuple[Tensor, Tensor]:
+    """What stands in each cell of `cell` pixels a side, and its box: offset of its middle in units of two cells, size
+    in units of three, less one. -> (n, h, w) uint8, (n, 4, h, w) float16"""
+    n, side = len(scenes.images), scenes.images.shape[1] // cell
+    classes, boxes = np.zeros((n, side, side), np.uint8), np.zeros((n, 4, side, side), np.float16)
+    middles = np.arange(side) * cell + cell / 2
+    for i, (mask, names) in enumerate(zip(scenes.masks, scenes.names, strict=True)):
+        for j, name in enumerate(names, 1):
+            x0, y0, x1, y1 = bounding_box(mask == j)
+            rows, columns = slice(y0 // cell, -(-y1 // cell)), slice(x0 // cell, -(-x1 // cell))
+            classes[i, rows, columns] = data.VOCABULARY.index(name) + 1
+            boxes[i, 0, rows, columns] = (((x0 + x1) / 2 - middles[columns]) / (2 * cell))[None]
+            boxes[i, 1, rows, columns] = (((y0 + y1) / 2 - middles[rows]) / (2 * cell))[:, None]
+            boxes[i, 2, rows, columns] = (x1 - x0) / (3 * cell) - 1
+            boxes[i, 3, rows, columns] = (y1 - y0) / (3 * cell) - 1
+    return torch.from_numpy(classes), torch.from_numpy(boxes)
+
+
+@torch.no_grad()
+def encoded(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
+    """Pictures (n, h, w, 3) uint8 as scaled latents, the means, in float16. -> (n, c, h / f, w / f)"""
+    device, home = best_device(), next(vae.parameters()).device
+    vae.to(device)
+    parts = (to_model(part).to(device) for part in np.array_split(images, -(-len(images) // 64)))
+    z = torch.cat([vae.scale(vae.encode(part).mean).half().cpu() for part in parts])
+    vae.to(home)
+    return z
+
+
+class Batches:
+    """`batches(generator, n)` -> x_0, eps, t, ids (n, length), classes and boxes of n scenes.
+
+    Each is captioned in one of the languages.
+
+    shares: how often each task is drawn, in any unit.
+    unconditional_rate: how often a caption is dropped, that is, left empty.
+    """
+
+    def __init__(
+        self,
+        latents: Mapping[str, Latents],
+        tokenizer: Tokenizer,
+        shares: Mapping[str, float],
+        schedule: NoiseSchedule,
+        unconditional_rate: float = UNCONDITIONAL_RATE,
+    ):
+        self.latents, self.tokenizer, self.unconditional_rate = latents, tokenizer, unconditional_rate
+        self.tasks = [task for task in latents if shares.get(task, 0)]
+        self.shares = torch.tensor([float(shares[task]) for task in self.tasks])
+        self.schedule = schedule
+
+    def __call__(self, generator: torch.Generator, n: int) -> dict[str, Tensor]:
+        tasks = torch.multinomial(self.shares, n, replacement=True, generator=generator).tolist()
+        where, language, kept = torch.rand(3, n, generator=generator, dtype=torch.float64).tolist()
+        z, classes, boxes, texts = [], [], [], []
+        for i in range(n):
+            scenes = self.latents[self.tasks[tasks[i]]]
+            at = int(where[i] * len(scenes.z))
+            for found, part in zip((z, classes, boxes), scenes, strict=False):
+                found.append(part[at])
+            captions = scenes.captions[data.LANGUAGES[int(language[i] * len(data.LANGUAGES))]]
+            texts.append(captions[at] if kept[i] >= self.unconditional_rate else "")
+        noised = draw_noise(torch.stack(z).float(), self.schedule, generator)
+        t = spread_timesteps(n, self.schedule, generator)
+        cells = {"classes": torch.stack(classes).long(), "boxes": torch.stack(boxes).float()}
+        return noised | cells | {"t": t, "ids": self.tokenizer(texts)[0]}
