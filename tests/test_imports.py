@@ -38,6 +38,7 @@ ORDER = [
     "adapt",
     "metrics",
     "judge",
+    "likeness",
     "pipeline",
     "geneval",
     "dit",

@@ -42,9 +42,27 @@ def arrange(
 def _choose(name: str, size: int, count: int, draw, layout: str) -> Sprite:
     thing, scales, angles = THINGS[name], _SCALES[layout][count], _ANGLES[layout]
     side = round(size * scales[int(draw() * len(scales))])
+    if thing.colour:
+        return _drawn(name, side, 0, False)
+    return _drawn(name, side, angles[int(draw() * len(angles))], draw() < 0.5)
+
+
+def poses(name: str, size: int, count: int) -> list[Sprite]:
+    """Every sprite of a thing that scenes of `count` objects may show, in either layout."""
+    thing, found = THINGS[name], {}
+    for layout in LAYOUTS:
+        for side in (round(size * scale) for scale in _SCALES[layout][count]):
+            for angle in (0,) if thing.colour else _ANGLES[layout]:
+                for mirrored in (False,) if thing.colour else (False, True):
+                    found[side, angle, mirrored] = _drawn(name, side, angle, mirrored)
+    return list(found.values())
+
+
+def _drawn(name: str, side: int, angle: int, mirrored: bool) -> Sprite:
+    thing = THINGS[name]
     if thing.colour:  # a turned square is less of a square; and a full, flat shape looks larger than it is
         return sprite(thing.codepoint, round(0.92 * side), fill=thing.fill)
-    return sprite(thing.codepoint, side, angles[int(draw() * len(angles))], draw() < 0.5)
+    return sprite(thing.codepoint, side, angle, mirrored)
 
 
 def _settle(extents, relation, size: int, draw) -> list[tuple[int, int]] | None:

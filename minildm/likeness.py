@@ -1,0 +1,111 @@
+"""Is it drawn like the thing? Template matching: how much of a drawing a picture leaves unexplained.
+
+The judge is a network, and kind to sketches: a lump of the right colours passes. This second eye lays the drawing
+itself over the picture, in each size and pose that scenes have, and asks how well it fits at the best place.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minildm.data.layout import poses
+from minildm.data.vocabulary import THINGS
+from minildm.images import Images, to_unit
+from minildm.judge import Found
+
+RING = 3  # pixels around the drawing that count, too: nothing may stick out
+REACH = 3  # pixels by which a found object's box may be wrong
+
+
+class Templates(NamedTuple):
+    """A thing in each of its sizes and poses, on a common canvas."""
+
+    colour: Tensor  # (n, 3, h, w) in [0, 1], already multiplied by alpha
+    alpha: Tensor  # (n, 1, h, w)
+    region: Tensor  # (n, 1, h, w) of 0 and 1: what counts, the drawing and a ring around it
+    extents: Tensor  # (n, 2): height and width of each drawing
+
+
+def unexplained(images: Images, names: Sequence[str]) -> np.ndarray:
+    """The share of a drawing's variance that a picture leaves unexplained, at its best match anywhere. -> (n,)
+
+    0: a copy; 1: no better than a single flat colour.
+    images: 64×64, as `images` takes them.  names: of `data.VOCABULARY`, one for each picture.
+    Raises ValueError for another number of names, and for unknown ones.
+    """
+    x = _pictures(images, names)
+    return np.array([_best(picture, _templates(name)).min().item() for picture, name in zip(x, names, strict=True)])
+
+
+def drawn_like(images: Images, found: Sequence[Sequence[Found]]) -> list[list[float]]:
+    """For each picture, of each object that `judge.inspect` found there, how much is unexplained at its own place."""
+    x = _pictures(images, found)
+    return [[_at_its_place(picture, one) for one in objects] for picture, objects in zip(x, found, strict=True)]
+
+
+def gauge(images: Images, names: Sequence[str]) -> dict[str, float]:
+    """The likeness of a model's pictures: median of `unexplained`, and the share of them below one half."""
+    share = unexplained(images, names)
+    return {"median": float(np.median(share)), "below_half": float((share < 0.5).mean())}
+
+
+def _pictures(images, each):
+    x = to_unit(images)
+    if len(x) != len(each) or x.shape[1:] != (3, 64, 64):
+        raise ValueError(f"expected {len(each)} pictures of 64×64, one for each entry, got shape {tuple(x.shape)}")
+    if unknown := sorted({name for name in each if isinstance(name, str)} - THINGS.keys()):
+        raise ValueError(f"expected names of data.VOCABULARY, got {', '.join(unknown)}")
+    return x
+
+
+@cache
+def _templates(name: str, count: int = 1) -> Templates:
+    sprites = poses(name, 64, count)
+    h, w = (max(one.mask.shape[axis] for one in sprites) + 2 * RING for axis in (0, 1))
+    colour, alpha, region = (np.zeros((len(sprites), c, h, w), np.float32) for c in (3, 1, 1))
+    for i, one in enumerate(sprites):
+        box = tuple(slice(RING, RING + side) for side in one.mask.shape)
+        colour[i][:, *box] = one.colour.transpose(2, 0, 1) / 255
+        alpha[i, 0][box] = 1 - one.through[..., 0]
+        region[i, 0][box] = one.mask
+    wide = F.max_pool2d(torch.from_numpy(region), 2 * RING + 1, 1, RING)
+    extents = torch.tensor([one.mask.shape for one in sprites])
+    return Templates(torch.from_numpy(colour), torch.from_numpy(alpha), wide, extents)
+
+
+def _best(picture: Tensor, some: Templates) -> Tensor:
+    """What each template leaves unexplained, on the picture's own ground, at every place. -> (n, y, x)"""
+    h, w = some.region.shape[2:]
+    edges = (picture[:, :2], picture[:, -2:], picture[:, :, :2], picture[:, :, -2:])
+    ground = torch.cat([edge.flatten(1) for edge in edges], 1).median(1).values
+    drawn = some.colour + (1 - some.alpha) * ground[None, :, None, None]
+    # So far that the smallest template, in the corner of the canvas, reaches the far side, too.
+    padded = F.pad(picture[None], (4, w, 4, h), mode="replicate")
+    seen = F.conv2d(padded.square().sum(1, keepdim=True), some.region)  # |p|² within the region
+    both = F.conv2d(padded, drawn * some.region)
+    own = (drawn.square() * some.region).sum((1, 2, 3))[:, None, None]
+    mean = (drawn * some.region).sum((2, 3)) / some.region.sum((2, 3))
+    variance = ((drawn - mean[:, :, None, None]).square() * some.region).sum((1, 2, 3))[:, None, None]
+    return (seen[0] - 2 * both[0] + own) / variance
+
+
+def _at_its_place(picture: Tensor, one: Found) -> float:
+    """The best match near the box of a found object, of templates about as large."""
+    x0, y0, x1, y1 = one.box
+    candidates = []
+    for count in range(1, 5):
+        some = _templates(one.name, count)
+        near = ((some.extents - torch.tensor([y1 - y0, x1 - x0])).abs() <= 2 * REACH).all(1)
+        if near.any():
+            chosen = Templates(*(part[near] for part in some))
+            # The padding of four pixels and the ring: a template that starts at x0 stands at x0 + 4 - RING.
+            y, x = (max(0, side + 4 - RING - REACH) for side in (y0, x0))
+            place = _best(picture, chosen)[:, y : y + 2 * REACH + 1, x : x + 2 * REACH + 1]
+            if place.numel():
+                candidates.append(place.min().item())
+    return min(candidates, default=1.0)
