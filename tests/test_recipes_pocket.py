@@ -376,7 +376,7 @@ def test_a_pocket_at_other_settings(tmp_path, tiny, vae, tokens, monkeypatch):
 @pytest.mark.parametrize("width, groups, heads", [(32, 16, 1), (64, 16, 2), (160, 16, 5), (24, 8, 1), (20, 4, 1)])
 def test_other_widths_keep_the_proportions(width, groups, heads):
     config = pocket.network(4, 16, **pocket.widths(width)).config
-    assert config["channels"] == [width, width] and (config["groups"], config["heads"]) == (groups, heads)
+    assert config["channels"] == [width, width] and (config["groups"], config["heads"]) == (groups, [heads, heads])
     assert pocket.network(4, 16).config == pocket.network(4, 16, **pocket.widths(160)).config
 
 

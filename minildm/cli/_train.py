@@ -123,11 +123,12 @@ def add(app: "typer.Typer") -> None:
         lr: Rate = None,
         width: Width = None,
         size: Annotated[int | None, typer.Option(min=16, help="Height and width of the pictures, pixels.")] = None,
+        compiled: Annotated[bool, typer.Option("--compiled", help="Compile the U-Net: minutes, then faster.")] = False,
         seed: Seed = 0,
         resume: Resume = True,
         runs: Runs = Path("runs"),
     ):
-        how = _given(batch=batch, lr=lr, width=width, size=size)
+        how = _given(batch=batch, lr=lr, width=width, size=size, compiled=compiled or None)
         _run("pocket", out, **how, steps=steps, seed=seed, resume=resume, runs=runs)
 
     for kind, panel in (("", SHIPPED), ("studies", STUDIES)):

@@ -29,7 +29,7 @@ DECODER_SHARES = {"one object": 14, "colour": 2, "two objects": 6, "counting": 5
 
 def network(seed: int = 0, **config: Any) -> AutoencoderKL:
     """The untrained autoencoder, one that diffusers has a class for; other sizes by `config`."""
-    pocket = dict(latent_channels=16, channels=(16, 32, 64, 80), blocks_per_level=1, groups=8)
+    pocket = dict(latent_channels=16, channels=(16, 48, 64, 96), groups=8, middle_attention=False)
     with seeded(seed):
         return AutoencoderKL(**pocket | config)
 
