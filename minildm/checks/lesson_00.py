@@ -14,7 +14,7 @@ from ._outcome import CheckFailed, Outcome, settle
 
 
 def three_of_a_kind(answer: Function, pipe: Callable | None = None, *, strict: bool | None = None) -> Outcome:
-    """Exercise 1: `answer()` -> a prompt that asks for three things of one kind, and a seed with which they are there.
+    """Exercise 1: `answer()` -> a prompt that asks for three of one thing, and a seed with which just three are there.
 
     pipe: what paints, called as `LatentDiffusion` is; None: the shipped "pocket".
     strict: whether an answer that is not written yet fails; None: as `checks.strict` has it.
@@ -54,7 +54,10 @@ def _why(prompt: str) -> str:
     except ValueError as error:
         return f"the judge's world is small, and this is not of it: {error}"
     if 3 not in [count for _, count in wish.objects]:
-        return 'the prompt does not ask for three; try a number, as in "two cats", but three: a miscount does not count'
+        return (
+            "the prompt does not ask for three of anything; it must ask for three of the thing that is to be there "
+            'three times, in words such as "two cats", but three (what nobody asked for is a miscount)'
+        )
     if heldout(wish):
         return "training kept this thing in this number away from the painter, on purpose: choose another thing"
     return "the painter miscounted: try another seed, or other things"

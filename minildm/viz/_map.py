@@ -36,7 +36,7 @@ LESSONS = (
     _Lesson("Where next?", "flow matching, transformers", ("paint", "judge")),
 )
 _SIDE = 6  # lessons on each arm
-_WIDTH, _BOTTOM = 11.5, -0.3  # of the map, in inches: its width, and the height at which the bottom of the U lies
+_WIDTH, _BOTTOM = 8.9, -0.3  # of the map, in inches: its width, and the height at which the bottom of the U lies
 _SKIPS = {1: "nuclei again", 3: "the denoiser, taught more", 4: "the loop, steered", 5: "attention, now to words"}
 
 
@@ -57,8 +57,9 @@ def course_map(pictures: Mapping[int, Images], preparing: Collection[int] = ()) 
     for number, lesson in enumerate(LESSONS):
         _node(axis, number, lesson, pictures.get(number), number in preparing)
     for k, (job, colour) in enumerate(JOBS.items()):
-        axis.plot(4.0 + 1.05 * k, 6.72, "o", ms=8, color=colour)
-        axis.text(4.15 + 1.05 * k, 6.72, job, va="center", fontsize=10)
+        left = _WIDTH / 2 - 2 + 1.05 * k
+        axis.plot(left, 6.72, "o", ms=8, color=colour)
+        axis.text(left + 0.15, 6.72, job, va="center", fontsize=10)
     return figure
 
 
@@ -69,14 +70,14 @@ def _place(number):
     if number >= len(LESSONS) - _SIDE:
         x, y = _place(len(LESSONS) - 1 - number)
         return _WIDTH - x, y
-    return 4.25 + 3.0 * (number - _SIDE), _BOTTOM
+    return _WIDTH / 2 + 2.4 * (number - _SIDE) - 1.3, _BOTTOM
 
 
 def _band(axis):
     """The U itself, behind everything."""
     path = require("matplotlib.path").Path
     (x, top), (lean, low) = _place(0), _place(_SIDE - 1)
-    arm = [(x, top), (lean, low), (lean + 0.1, _BOTTOM), (2.4, _BOTTOM)]
+    arm = [(x, top), (lean, low), (lean + 0.1, _BOTTOM), (2.3, _BOTTOM)]
     codes = [path.MOVETO, path.LINETO, path.CURVE3, path.CURVE3, path.LINETO, path.CURVE3, path.CURVE3, path.LINETO]
     shape = path([*arm, *[(_WIDTH - across, height) for across, height in reversed(arm)]], codes)
     patch = require("matplotlib.patches").PathPatch
@@ -87,8 +88,8 @@ def _skip(axis, left, words):
     """An arrow across, from what a lesson builds to the lesson that takes it up again."""
     y = _place(left)[1]
     arrow = {"arrowstyle": "->", "color": "0.6", "lw": 1.3}
-    axis.annotate("", (7.05, y + 0.12), (4.45, y + 0.12), arrowprops=arrow)
-    axis.text(5.75, y + 0.2, words, ha="center", fontsize=9, color="0.45", style="italic")
+    axis.annotate("", (_WIDTH / 2 + 1.2, y + 0.25), (_WIDTH / 2 - 1.2, y + 0.25), arrowprops=arrow)
+    axis.text(_WIDTH / 2, y + 0.32, words, ha="center", fontsize=9, color="0.45", style="italic")
 
 
 def _node(axis, number, lesson, picture, pale):
