@@ -1,4 +1,4 @@
-"""Write the README's table of claims from the committed outputs of the notebooks, never by hand.
+"""Write the table of claims, notebooks/evidence/README.md, from the committed outputs of the notebooks, never by hand.
 
 An experiment prints a line such as `C01: Dice 0.93 with skips, 0.92 without`; that line is the row.
 """
@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
+PAGE = ROOT / "notebooks" / "evidence" / "README.md"
 LINE = re.compile(r"^(C\d\d): +(\S.*?) *$", re.MULTILINE)
 CLAIMS = {
     "C01": "skips carry fine detail to the decoder, so borders land precisely",
@@ -40,10 +40,22 @@ CLAIMS = {
 }
 
 ABOUT = """\
-Each row is printed by the lesson's own experiment when it runs. The lesson says what it is worth: some claims hold,
-some only in part, some could not be shown. (Dice and border F1: from 0 to 1, higher is better. Error of v: mean
-squared, lower is better. Kernel distance: from a set of pictures to real ones, lower is better. Ranges in brackets are
-95 % intervals.)"""
+# What the experiments say
+
+The popular answer to the course's two questions is a list of claims. Each was put to an experiment. A row is printed by
+the notebook that it links to: a lesson, or the evidence behind a lesson, where the seeds and the controls are. What it
+is worth is said there: some claims hold, some only in part, some could not be shown.
+
+**Live or recorded.** What a row says is computed when its notebook runs, on networks trained there or on those that ship
+with the package. C19 and C26 compare trainings of hours: their figures are read from the records of the checkpoints,
+which `minildm train` writes. Where another row leans on a record, it says so.
+
+**Units.** Dice and border F1 run from 0 to 1, higher is better. Error of v is a mean square, lower is better. Kernel
+distance is from a set of pictures to real ones, lower is better.
+
+**Intervals.** Brackets are 95 % intervals, but for C07, C17 and C18, where they are the lowest and the highest of three
+or four runs. ± is the standard deviation over seeds where a row names seeds, else one standard error (C08, C19, C20).
+"""
 
 
 def rows(folder: Path) -> list[tuple[str, str, str]]:
@@ -66,44 +78,27 @@ def rows(folder: Path) -> list[tuple[str, str, str]]:
     return sorted(found, key=lambda row: (row[0], Path(row[1]).name, row[1]))
 
 
-def table(found: list[tuple[str, str, str]]) -> str:
-    """The README's section for these rows; nothing when there are none."""
-    if not found:
-        return ""
-    lines = [
-        "",
-        "## What the experiments say",
-        "",
-        *ABOUT.splitlines(),
-        "",
-        "| | the popular claim | measured | lesson |",
-        "|---|---|---|---|",
-    ]
+def page(found: list[tuple[str, str, str]]) -> str:
+    """The whole page for these rows."""
+    lines = [ABOUT, "| | the popular claim | measured | in |", "|---|---|---|---|"]
     for claim, name, text in found:
-        measured = text.replace("|", "\\|")
-        lines.append(f"| {claim} | {CLAIMS[claim]} | {measured} | [{Path(name).name[:2]}](notebooks/{name}) |")
+        measured, title = text.replace("|", "\\|"), Path(name).name[:2]
+        link = Path(name).name if name.startswith("evidence/") else f"../{name}"
+        where = f"evidence {title}" if name.startswith("evidence/") else f"lesson {title}"
+        lines.append(f"| {claim} | {CLAIMS[claim]} | {measured} | [{where}]({link}) |")
     missing = sorted(CLAIMS.keys() - {claim for claim, *_ in found})
     rest = ["", f"Not measured yet: {'; '.join(f'{claim}, {CLAIMS[claim]}' for claim in missing)}."] if missing else []
-    return "\n".join([*lines, *rest, "", ""])
-
-
-def updated(readme: str, found: list[tuple[str, str, str]]) -> str:
-    """The README's text with its table of claims made anew; ValueError when the marks are not there."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"README.md lacks the marks {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{table(found)}{END}{after}"
+    return "\n".join([*lines, *rest, ""])
 
 
 def main() -> None:
-    """Bring README.md up to date."""
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = updated(old, rows(ROOT / "notebooks"))
+    """Bring the page up to date."""
+    old = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    new = page(rows(ROOT / "notebooks"))
     if new != old:
-        readme.write_text(new, encoding="utf-8")
-        print("README.md: the table of claims is new")
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(new, encoding="utf-8")
+        print("notebooks/evidence/README.md: the table of claims is new")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A notebook is replaced only when every cell of it ran, by a rename, so it never holds the outputs of half a run.
 What would not do for readers is an error too: text on stderr, a path of this machine, a file too large to show.
-At the end the README's table of claims is written anew.
+At the end the table of claims, notebooks/evidence/README.md, is written anew.
 """
 
 import os

@@ -74,7 +74,7 @@ def test_every_dependency_has_a_lower_bound_and_a_pin_within_its_range():
         assert requirement.specifier.contains(exact.version), f"{exact} is outside {requirement}"
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "INSTALL.md", "YOUR_PICTURES.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_of_the_pages_lead_somewhere(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     assert not [link for link in links(text) if not (ROOT / link.partition("#")[0]).exists()]
@@ -115,7 +115,9 @@ def test_the_lesson_table_has_every_lesson_and_links_those_that_exist():
 
 def test_the_table_of_claims_is_what_the_notebooks_print():
     claims = script("claims")
-    assert claims.updated(README, claims.rows(ROOT / "notebooks")) == README, "run: python .ci/claims.py"
+    written = claims.PAGE.read_text(encoding="utf-8")
+    assert written == claims.page(claims.rows(ROOT / "notebooks")), "run: python .ci/claims.py"
+    assert not [link for link in links(written) if not (claims.PAGE.parent / link).is_file()]
 
 
 def test_claims_are_read_from_printed_lines(tmp_path):
@@ -129,17 +131,15 @@ def test_claims_are_read_from_printed_lines(tmp_path):
     (tmp_path / "01_a.ipynb").write_text(json.dumps({"cells": cells}))
     rows = claims.rows(tmp_path)
     assert rows == [("C01", "01_a.ipynb", "borders 0.9 to 0.7"), ("C12", "01_a.ipynb", "4 | 2 times")]
-    text = claims.updated(f"a\n{claims.BEGIN}\na stale row\n{claims.END}\nb\n", rows)
-    assert text.startswith("a\n") and text.endswith("\nb\n") and "stale" not in text
-    assert f"| C12 | {claims.CLAIMS['C12']} | 4 \\| 2 times | [01](notebooks/01_a.ipynb) |" in text
+    text = claims.page(rows)
+    assert f"| C12 | {claims.CLAIMS['C12']} | 4 \\| 2 times | [lesson 01](../01_a.ipynb) |" in text
     assert f"Not measured yet: C02, {claims.CLAIMS['C02']}; C03, " in text and "; C12, " not in text
-    assert claims.updated(text, []) == f"a\n{claims.BEGIN}\n{claims.END}\nb\n"
     assert claims.rows(tmp_path / "none") == []
     (tmp_path / "evidence").mkdir()
     (tmp_path / "evidence" / "01_a.ipynb").write_text(json.dumps({"cells": [{"outputs": [outputs[0]]}]}))
     found = claims.rows(tmp_path)
     assert [name for _, name, _ in found] == ["01_a.ipynb", "evidence/01_a.ipynb"] * 2
-    assert "[01](notebooks/evidence/01_a.ipynb) |" in claims.table(found)
+    assert "[evidence 01](01_a.ipynb) |" in claims.page(found)
     (tmp_path / "02_b.ipynb").write_text(json.dumps({"cells": [{"outputs": [{"name": "stdout", "text": "C77: x"}]}]}))
     with pytest.raises(ValueError, match="C77"):
         claims.rows(tmp_path)
@@ -239,7 +239,17 @@ def test_the_top_level_holds_what_it_should():
     if git is None or not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     listed = subprocess.run([git, "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    for_people = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "notebooks", "minildm", "data", "environment.yml"}
+    for_people = {
+        "README.md",
+        "INSTALL.md",
+        "YOUR_PICTURES.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "notebooks",
+        "minildm",
+        "data",
+        "environment.yml",
+    }
     for_tools = {"pyproject.toml", "Makefile", "LICENSE", "constraints.txt", ".ci", ".github", ".gitignore"}
     for_tools |= {"tests", "conftest.py", "benchmarks"}
     assert {name.split("/")[0] for name in listed if name} <= for_people | for_tools

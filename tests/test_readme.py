@@ -1,4 +1,4 @@
-"""What README shows of one's own pictures is run as it stands there, but for the number of steps and the width."""
+"""What README and YOUR_PICTURES show is run as it stands there, but for the number of steps and the width."""
 
 import re
 import shlex
@@ -10,9 +10,11 @@ from PIL import Image
 
 from minildm import cli
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README, BY_HAND = (
+    (Path(__file__).parents[1] / name).read_text(encoding="utf-8") for name in ("README.md", "YOUR_PICTURES.md")
+)
 SECTION = re.search(r"^## Your own pictures\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)[1]
-BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```python\n(.*?)^```", BY_HAND, re.MULTILINE | re.DOTALL)
 LABELLED, PLAIN, SEGMENTER = BLOCKS
 COMMANDS = re.findall(r"^(minildm .*?)(?: +#.*)?$", SECTION, re.MULTILINE)
 
