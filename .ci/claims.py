@@ -46,8 +46,8 @@ The popular answer to the course's two questions is a list of claims. Each was p
 the notebook that it links to: a lesson, or the evidence behind a lesson, where the seeds and the controls are. What it
 is worth is said there: some claims hold, some only in part, some could not be shown.
 
-**Live or recorded.** What a row says is computed when its notebook runs, on networks trained there or on those that ship
-with the package. C19 and C26 compare trainings of hours: their figures are read from the records of the checkpoints,
+**Live or recorded.** What a row says is computed when its notebook runs, on networks trained there or on those that
+ship with the package. C19 and C26 compare trainings of hours: their figures are read from the records of the checkpoints,
 which `minildm train` writes. Where another row leans on a record, it says so.
 
 **Units.** Dice and border F1 run from 0 to 1, higher is better. Error of v is a mean square, lower is better. Kernel
