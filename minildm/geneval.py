@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
-from minildm import data, judge, weights
+from minildm import data, judge, likeness, weights
 from minildm.data import TASKS, Prompt
 from minildm.images import Images, to_unit
 
@@ -34,6 +34,7 @@ class Picture(NamedTuple):
     seen: list[str]  # what the judge found, from left to right
     faults: list[str]  # some of judge.FAULTS; none if it shows what its prompt asks for
     suits_another: bool  # whether it shows what the next prompt of its task asks for
+    unexplained: list[float] = []  # noqa: RUF012, of each object in `seen`, how little it is drawn like itself
 
 
 class Share(NamedTuple):
@@ -75,6 +76,10 @@ class Report:
         """The score by GenEval's own rule: only in counting may there not be more than was asked for."""
         return self._share(self.pictures, _right_by_geneval, task)
 
+    def strict(self, task: str | None = None) -> Share:
+        """The score by both eyes: the judge finds what was asked for, and each object is drawn like it."""
+        return self._share(self.pictures, _right_and_alike, task)
+
     def faults(self, task: str | None = None) -> dict[str, int]:
         """How many pictures have each of judge.FAULTS; some have two."""
         counts = Counter(fault for one in self.pictures if task in (None, one.task) for fault in one.faults)
@@ -88,6 +93,7 @@ class Report:
                 "ceiling": self.ceiling(name)._asdict(),
                 "floor": self.floor(name)._asdict(),
                 "geneval_rule": self.lenient(name)._asdict(),
+                "strict": self.strict(name)._asdict(),
                 "faults": self.faults(name),
             }
             for name in (*self.tasks, None)
@@ -105,18 +111,20 @@ class Report:
             f"Pocket GenEval in {_LANGUAGES[self.language]}, {_SPLITS[self.split]}: "
             f"{prompts // len(self.tasks)} prompts a task × {n // prompts} seeds{told and '; ' + told}",
             "",
-            f"{'':20}{'score':>7}{'95 % interval':>18}{'floor':>8}{'ceiling':>9}{'GenEval':>9}   faults",
+            f"{'':20}{'score':>7}{'95 % interval':>18}{'strict':>8}{'floor':>8}{'ceiling':>9}{'GenEval':>9}   faults",
         ]
         for name in (*self.tasks, None):
-            share, *others = (figure(name) for figure in (self.score, self.floor, self.ceiling, self.lenient))
+            figures = self.score, self.strict, self.floor, self.ceiling, self.lenient
+            share, *others = (figure(name) for figure in figures)
             faults = ", ".join(f"{count} {fault}" for fault, count in self.faults(name).items() if count)
             lines.append(
                 f"{name or 'overall':20}{share.value:7.3f}{f'{share.low:.3f} to {share.high:.3f}':>18}"
-                f"{others[0].value:8.3f}{others[1].value:9.3f}{others[2].value:9.3f}   {faults}"
+                f"{others[0].value:8.3f}{others[1].value:8.3f}{others[2].value:9.3f}{others[3].value:9.3f}   {faults}"
             )
         lines += [
             "",
             "score: the picture shows what its prompt asks for and nothing else; overall is the mean of the tasks.",
+            "strict: and each object is drawn like itself, by `minildm.likeness`.",
             "floor: the same pictures, each judged by another prompt of its task.  ceiling: real scenes.",
             "GenEval: by GenEval's own rule, which forgives what was not asked for.",
         ]
@@ -179,10 +187,10 @@ def evaluate(
                         f"expected pictures ({len(chosen)}, 3, {SIZE}, {SIZE}), as the judge knows them, got "
                         f"{tuple(images.shape)}"
                     )
-                found += judge.inspect(images, model)
+                found += _looked_at(images, model)
                 bar.update(len(chosen))
             pictures += _judged(found, at, some, range(len(at)))
-            real += _judged(judge.inspect(some.images, model), range(per_task), some, [None] * per_task)
+            real += _judged(_looked_at(some.images, model), range(per_task), some, [None] * per_task)
     accuracy = weights.record("scenes-judge")["fresh_scenes"] if model is None else None
     return Report(split, language, how, accuracy, pictures, real)
 
@@ -208,18 +216,29 @@ def interval(groups: Sequence[np.ndarray]) -> Share:
     return Share(float(p), float(max(0, middle - half)), float(min(1, middle + half)))
 
 
+def _looked_at(images, model):
+    """For each picture what both eyes see: the objects found, and how much of each is unexplained."""
+    found = judge.inspect(images, model)
+    return list(zip(found, likeness.drawn_like(images, found), strict=True))
+
+
 def _judged(found, at, scenes, seeds) -> list[Picture]:
     """What the judge says of pictures; at: which of the scenes' prompts each was drawn for."""
     prompts, judged = scenes.prompts, []
-    for seen, i, seed in zip(found, at, seeds, strict=True):
+    for (seen, shares), i, seed in zip(found, at, seeds, strict=True):
         other: Prompt = prompts[(i + 1) % len(prompts)]
         names, wrong = [one.name for one in seen], judge.faults(seen, prompts[i])
-        judged.append(Picture(prompts[i].task, scenes.captions[i], seed, names, wrong, not judge.faults(seen, other)))
+        suits_another = not judge.faults(seen, other)
+        judged.append(Picture(prompts[i].task, scenes.captions[i], seed, names, wrong, suits_another, shares))
     return judged
 
 
 def _right(one: Picture) -> bool:
     return not one.faults
+
+
+def _right_and_alike(one: Picture) -> bool:
+    return not one.faults and all(share < likeness.ALIKE for share in one.unexplained)
 
 
 def _right_by_geneval(one: Picture) -> bool:

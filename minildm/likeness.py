@@ -19,6 +19,8 @@ from minildm.images import Images, to_unit
 from minildm.judge import Found
 
 RING = 3  # pixels around the drawing that count, too: nothing may stick out
+ALIKE = 0.5  # less than this unexplained: drawn like itself
+MARGIN = 4  # by which a drawing may stand out of the picture, above and on the left
 REACH = 3  # pixels by which a found object's box may be wrong
 
 
@@ -78,14 +80,20 @@ def _templates(name: str, count: int = 1) -> Templates:
     return Templates(torch.from_numpy(colour), torch.from_numpy(alpha), wide, extents)
 
 
-def _best(picture: Tensor, some: Templates) -> Tensor:
-    """What each template leaves unexplained, on the picture's own ground, at every place. -> (n, y, x)"""
+def _best(picture: Tensor, some: Templates, near: tuple[int, int] | None = None) -> Tensor:
+    """What each template leaves unexplained, on the picture's own ground, at every place. -> (n, y, x)
+
+    near: only with the drawing's top left corner within REACH of this place (y, x).
+    """
     h, w = some.region.shape[2:]
     edges = (picture[:, :2], picture[:, -2:], picture[:, :, :2], picture[:, :, -2:])
     ground = torch.cat([edge.flatten(1) for edge in edges], 1).median(1).values
     drawn = some.colour + (1 - some.alpha) * ground[None, :, None, None]
     # So far that the smallest template, in the corner of the canvas, reaches the far side, too.
-    padded = F.pad(picture[None], (4, w, 4, h), mode="replicate")
+    padded = F.pad(picture[None], (MARGIN, w, MARGIN, h), mode="replicate")
+    if near is not None:
+        top, left = (max(0, corner + MARGIN - RING - REACH) for corner in near)
+        padded = padded[..., top : top + h + 2 * REACH, left : left + w + 2 * REACH]
     seen = F.conv2d(padded.square().sum(1, keepdim=True), some.region)  # |p|² within the region
     both = F.conv2d(padded, drawn * some.region)
     own = (drawn.square() * some.region).sum((1, 2, 3))[:, None, None]
@@ -100,12 +108,8 @@ def _at_its_place(picture: Tensor, one: Found) -> float:
     candidates = []
     for count in range(1, 5):
         some = _templates(one.name, count)
-        near = ((some.extents - torch.tensor([y1 - y0, x1 - x0])).abs() <= 2 * REACH).all(1)
-        if near.any():
-            chosen = Templates(*(part[near] for part in some))
-            # The padding of four pixels and the ring: a template that starts at x0 stands at x0 + 4 - RING.
-            y, x = (max(0, side + 4 - RING - REACH) for side in (y0, x0))
-            place = _best(picture, chosen)[:, y : y + 2 * REACH + 1, x : x + 2 * REACH + 1]
-            if place.numel():
-                candidates.append(place.min().item())
+        alike = ((some.extents - torch.tensor([y1 - y0, x1 - x0])).abs() <= 2 * REACH).all(1)
+        if alike.any():
+            chosen = Templates(*(part[alike] for part in some))
+            candidates.append(_best(picture, chosen, (y0, x0)).min().item())
     return min(candidates, default=1.0)

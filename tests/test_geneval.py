@@ -91,6 +91,15 @@ def test_genevals_rule_forgives_what_was_not_asked_for():
         assert report.score().value == pytest.approx(1 / 6)
 
 
+def test_the_strict_score_asks_both_eyes():
+    shares = [[0.1, 0.2], [0.1, 0.9], [], [0.3, 0.4]]
+    wrong = [[], [], [], ["missing"]]
+    made = [Picture("one object", "", 0, [], w, False, s) for w, s in zip(wrong, shares, strict=True)]
+    report = Report("train", "en", {}, None, made, made)
+    assert report.score().value == 0.75 and report.strict().value == 0.5
+    assert report.summary()["overall"]["strict"]["value"] == 0.5
+
+
 def test_interval_by_hand():
     # 5 of 10 prompts, one picture each: Wilson's interval of 5 in 10
     once = interval([np.array([[True], [False]] * 5)])
@@ -122,9 +131,10 @@ def test_it_prints_a_table_and_fits_json():
     assert title == (
         "Pocket GenEval in English, combinations seen in training: 6 prompts a task × 2 seeds; steps 25, guidance 4.0"
     )
-    assert head.split() == ["score", "95", "%", "interval", "floor", "ceiling", "GenEval", "faults"]
+    assert head.split() == ["score", "95", "%", "interval", "strict", "floor", "ceiling", "GenEval", "faults"]
     assert [row[:20].strip() for row in rows[:7]] == [*TASKS, "overall"]
-    assert rows[0].split()[2:7] == ["1.000", "0.610", "to", "1.000", f"{report.floor('one object').value:.3f}"]
+    floor = f"{report.floor('one object').value:.3f}"
+    assert rows[0].split()[2:8] == ["1.000", "0.610", "to", "1.000", "1.000", floor]
     assert "The judge on fresh scenes: found " in rows[-1]
     back = json.loads(json.dumps(report.as_dict(), ensure_ascii=False, allow_nan=False))
     assert back["summary"]["overall"]["score"] == report.score()._asdict()
