@@ -37,12 +37,14 @@ CLASSES = {
 _OPENED_BY = {
     "minildm pipeline": "minildm.LatentDiffusion.from_pretrained opens it",
     "minildm training": "minildm.training.restore fills a module from it",
+    "minildm word": "pipe.load_word opens it",
     "minildm lora": "pipe.load_lora, or minildm.adapt.LoRA.load, opens it",
 }
 # What was put into a module from outside, told by the names of its tensors -> how to take it out again.
 _ADDED = {
     r"\.lora_\w+\.(down|up)\.": "a LoRA beside its layers: lora.save writes that alone; lora.merge() makes it part of "
     "the weights, and lora.remove() takes it away",
+    r"(^|\.)tokens\.vector$": "a new word that is being learned: end that with its keep()",
     r"\.lora_|\.base_layer\.|\.modules_to_save\.": "adapters of PEFT: write them with peft.get_peft_model_state_dict, "
     "and merge or unload them before the module itself is saved",
     r"(^|\.)parametrizations\.": "parametrizations: make them permanent with "

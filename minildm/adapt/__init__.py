@@ -9,6 +9,23 @@
 """
 
 from minildm.adapt.controlnet import Controlled, ControlNet
+from minildm.adapt.dreambooth import WithPrior, dreambooth_loss, prior_pictures
+from minildm.adapt.examples import Examples, example_error, example_loss, networks
+from minildm.adapt.inversion import NewWord, load_word
 from minildm.adapt.lora import LoRA, LowRank
 
-__all__ = ["LoRA", "LowRank", "ControlNet", "Controlled"]
+__all__ = [
+    "LoRA",
+    "LowRank",
+    "NewWord",
+    "load_word",
+    "ControlNet",
+    "Controlled",
+    "networks",
+    "Examples",
+    "example_error",
+    "example_loss",
+    "WithPrior",
+    "dreambooth_loss",
+    "prior_pictures",
+]

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minildm import images, samplers
-from minildm.adapt import LoRA
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Conditional, schedule_of
 from minildm.guidance import guided
@@ -18,6 +17,7 @@ from minildm.pipeline import _conditioning as conditioning
 from minildm.pipeline import _files as files
 from minildm.pipeline import _inputs as inputs
 from minildm.pipeline import _steering as steering
+from minildm.pipeline._adapters import Adaptable
 from minildm.pipeline._space import Latents, Pixels
 from minildm.samplers import SAMPLERS, Step
 from minildm.schedule import NoiseSchedule
@@ -27,7 +27,7 @@ from minildm.text import Tokenizer
 SETTINGS = ("size", "guidance", "spacing", "offset", "ends_clean", "sees_padding", "clip", "words", "labels")
 
 
-class LatentDiffusion:
+class LatentDiffusion(Adaptable):
     """`pipe("a cat left of a red heart", seed=3)` -> a picture; see `steps` for all that can be asked for.
 
     unet: the denoiser, as `denoiser.Conditional` describes it, on latents of c channels, or on pixels. One with 2 c + 1
@@ -267,19 +267,6 @@ class LatentDiffusion:
         x = self._space.decode(z, self.tile)
         inputs.check_finite(x, "the autoencoder", self._space.picture_channels)
         return images.from_model(x)
-
-    def load_lora(self, file_or_folder: str | Path, scale: float = 1.0) -> LoRA:
-        """LoRA: put the additions of a file beside the layers of this pipeline's networks; returns them.
-
-        file_or_folder: of minildm, diffusers, peft or kohya-ss, as `LoRA.load` reads it.  scale: how much is added.
-        Several add up. `lora.scale = 0.5` changes how much at any time, `lora.remove()` takes it away again.
-        Errors as of `LoRA.load`.
-        """
-        networks = {"unet": self.unet, "text_encoder": self.text_encoder}
-        networks = nn.ModuleDict({name: one for name, one in networks.items() if isinstance(one, nn.Module)})
-        lora = LoRA.load(file_or_folder, networks, scale)
-        self.words = self.words and self.words | inputs.vocabulary(lora.words)
-        return lora
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path) -> "LatentDiffusion":

@@ -22,6 +22,7 @@ What users of diffusers look for:
 | `callback_on_step_end=f`                          | `for step in pipe.steps(...): f(step.t, step.x_t)`            |
 | `output_type="pt"`                                | `output="tensor"`                                             |
 | `enable_vae_tiling()`                             | `pipe.tile = 512`                                             |
+| `load_textual_inversion(file)`    | `pipe.load_word(file)`                                        |
 | `ControlNetModel.from_pretrained` | `pipe.unet = adapt.Controlled(pipe.unet, load_controlnet(f))` |
 | `controlnet_conditioning_scale=1` | `pipe.unet.scale = 1.0`                                       |
 | `unet(x, t, encoder_hidden_states=c).sample`      | `unet(x, t, context=c)`, with t: (b,)                         |
