@@ -1,4 +1,4 @@
-"""The command line: `minildm generate`, `evaluate`, `train`, `segment` and `lab`; `minildm --help` lists them.
+"""The command line: `minildm generate`, `evaluate`, `train`, `adapt`, `segment`, `lab`; `minildm --help` lists them.
 
 Each file beside this one holds a command or two: its options, in `add(app)`, and what it does, where that is more than
 a call. A new command is one such file and one line in `_parser`.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import minildm
-from minildm.cli import _generate, _lessons, _segment, _train
+from minildm.cli import _adapt, _generate, _lessons, _segment, _train
 from minildm.optional import require
 
 PACKAGE = Path(minildm.__file__).parent
@@ -78,6 +78,7 @@ def _parser() -> Callable:
 
     _generate.add(app, complain=lambda error: say(error, colour=31))
     _train.add(app)
+    _adapt.add(app)
     _segment.add(app)
     _lessons.add(app)
     return app

@@ -48,12 +48,27 @@ def add(app: "typer.Typer", complain: Callable[[Exception], None]) -> None:
         mask: Annotated[
             Path | None, typer.Option(metavar="FILE", help="What to paint anew in the picture: white, of its size.")
         ] = None,
+        lora: Annotated[
+            list[Path] | None, typer.Option(metavar="FILE", help="A LoRA, or a folder with one; may be said again.")
+        ] = None,
+        lora_scale: Annotated[float, typer.Option(help="How much of them is added.")] = 1.0,
+        word: Annotated[
+            list[Path] | None, typer.Option(metavar="FILE", help="A new word, of textual inversion; may be said again.")
+        ] = None,
+        controlnet: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="A ControlNet, or a folder of diffusers with one.")
+        ] = None,
+        control: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="The mask or picture that it follows.")
+        ] = None,
         dtype: Annotated[str, typer.Option(help="Of the networks: float32, float16 or bfloat16.")] = "float32",
         interactive: Annotated[bool, typer.Option("--interactive", help="Ask for one prompt after the other.")] = False,
     ):
         """Draw a picture: from words, in English or Chinese, from a label, or from another picture."""
         how = dict(steps=steps, guidance=guidance, negative_prompt=negative, sampler=sampler, size=size)
         how |= dict(label=label, image=image, strength=strength, mask=mask, dtype=dtype)
+        added = dict(loras=lora or [], lora_scale=lora_scale, words=word or [], controlnet=controlnet, control=control)
+        how |= dict(additions=painting.Additions(**added))
         brush = painting.Brush(model, out, seed=seed, grid=grid, gif=gif, scale=scale, **how)
         if prompt or not interactive:
             brush.draw(prompt)

@@ -6,7 +6,8 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import minildm
-from minildm import geneval, images, stable_diffusion, storage, viz
+from minildm import geneval, images, stable_diffusion, storage, viz, weights
+from minildm.adapt import Controlled
 from minildm.cli._course import recipes
 from minildm.pipeline import LatentDiffusion
 from minildm.tensors import best_device
@@ -44,6 +46,42 @@ def load(model: str, dtype: str = "float32") -> LatentDiffusion:
         raise FileNotFoundError(f"{error}; {train}name another one with --model") from error
 
 
+@dataclass(frozen=True)
+class Additions:
+    """What was trained beside a model, as files: LoRAs at one scale, new words, a ControlNet and what it follows."""
+
+    loras: Sequence[Path] = ()
+    lora_scale: float = 1.0
+    words: Sequence[Path] = ()
+    controlnet: Path | None = None
+    control: Path | None = None
+
+    def __post_init__(self):
+        if (self.controlnet is None) != (self.control is None):
+            raise ValueError("expected a ControlNet and the picture it follows: --controlnet FILE --control MASK")
+
+    def put_into(self, pipe: LatentDiffusion) -> LatentDiffusion:
+        """The pipeline with all of them."""
+        for file in self.words:
+            pipe.load_word(file)
+        for file in self.loras:
+            pipe.load_lora(file, self.lora_scale)
+        if self.controlnet is not None:
+            own = self.controlnet.is_dir()
+            net = stable_diffusion.load_controlnet(self.controlnet) if own else weights.load(self.controlnet)
+            pipe.unet = Controlled(pipe.unet, net.to(next(pipe.unet.parameters())))
+        return pipe
+
+    def conditions(self, pipe: LatentDiffusion, size: int | Sequence[int]) -> dict[str, Tensor]:
+        """What the ControlNet follows, as large as the picture."""
+        if self.control is None:
+            return {}
+        return {"control": images.fit(images.read(self.control), size, pipe.unet.controlnet.control_channels, "black")}
+
+
+NOTHING_ADDED = Additions()
+
+
 class Brush:
     """Draws one prompt after the other in the same way, and writes each picture to a file.
 
@@ -53,6 +91,7 @@ class Brush:
     grid: how many pictures stand in one.  gif: write the film beside the picture.
     scale: pixels to a pixel; None: 1, and 4 in films.  dtype: of the networks, as `load` takes it.
     label: the class of what is drawn, by its name or number.
+    additions: what was trained beside the model.
     image, mask: files: what to start from, and what of it to paint anew (white); cut and resized to the model's size.
     how: goes to `LatentDiffusion.steps`.
     Raises ValueError for an ending that is no picture's, FileNotFoundError for a folder that is not there.
@@ -71,8 +110,10 @@ class Brush:
         label: str | None = None,
         image: Path | None = None,
         mask: Path | None = None,
+        additions: Additions = NOTHING_ADDED,
         **how: object,
     ):
+        self.additions = additions
         self.model, self.out, self.gif, self.scale, self.grid, self.dtype = model, out, gif, scale, grid, dtype
         self.label, self.how = label, how
         self.files = {name: images.read(file) for name, file in (("image", image), ("mask", mask)) if file is not None}
@@ -82,7 +123,7 @@ class Brush:
 
     @cached_property
     def pipe(self) -> LatentDiffusion:
-        return load(self.model, self.dtype)
+        return self.additions.put_into(load(self.model, self.dtype))
 
     def draw(self, prompt: str) -> Tensor:
         """Draw it, write it, and say where; returns the picture (3, h, w) in [0, 1].
@@ -136,6 +177,7 @@ class Brush:
             how["y"] = int(self.label) if number else self.label
         size = how.get("size") or self.pipe.size
         how |= {name: images.fit(file, size, 3 if name == "image" else 1) for name, file in self.files.items()}
+        how |= self.additions.conditions(self.pipe, size)
         seeds = range(self.seed, self.seed + self.grid)
         run = self.pipe.steps([prompt] * self.grid if words else None, seed=list(seeds), **how)
         frames = []

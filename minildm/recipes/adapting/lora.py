@@ -1,0 +1,53 @@
+"""LoRA of your own pictures: a file below a megabyte, for `minildm generate --lora`."""
+
+from pathlib import Path
+
+from minildm.adapt import Examples, LoRA, example_loss, networks
+from minildm.recipes._frame import RUNS
+from minildm.recipes.adapting._frame import AdaptingJob, steps_of
+from minildm.tensors import seeded
+
+STEPS, BATCH, LR, RANK = 300, 8, 2e-3, 4
+
+
+def run(
+    folder: str | Path,
+    out: str | Path | None = None,
+    *,
+    model: str | Path = "pocket",
+    prompt: str | None = None,
+    rank: int = RANK,
+    text_encoder: bool = False,
+    steps: int | None = None,
+    minutes: float | None = None,
+    batch: int = BATCH,
+    lr: float = LR,
+    seed: int = 0,
+    resume: bool = True,
+    runs: str | Path = RUNS,
+) -> Path:
+    """Train a LoRA of the attention layers on the pictures of a folder; returns the path of its file.
+
+    out: by default FOLDER-lora.safetensors; diffusers opens it where it opens the model.
+    model: what is adapted, and is not changed: a name that ships, a saved pipeline, or a folder of diffusers.
+    prompt: what all pictures show; None: the captions beside them, where the model takes words.
+    rank: as of `LoRA`.  text_encoder: adapt that as well, for words that it does not know.
+    steps: how many (300); or minutes.  batch, lr: samples of a step, and the peak of the learning rate.
+    resume, runs: as for all recipes; the run's own folder in `runs` keeps sheets of samples.
+    Raises what `data.images` raises, and ValueError for prompts that are missing or not wanted.
+    """
+    job = AdaptingJob("lora", folder, out, model, seed, resume, runs)
+    pictures, prompts = job.pictures(prompt)
+    job.pipe._knows(prompts)
+    parts = networks(job.pipe)
+    parts.requires_grad_(False)
+    examples = Examples(job.pipe, pictures, prompts)
+    with seeded(seed):
+        lora = LoRA(parts if text_encoder else job.pipe.unet, rank, words=sorted(set(prompts)))
+    facts = dict(pictures=len(pictures), prompt=prompt, rank=rank, text_encoder=text_encoder)
+    steps = steps_of(steps, minutes, STEPS)
+    history = job.teach(parts, examples, example_loss, examples, steps, minutes, facts, batch_size=batch, lr=lr)
+    record = job.record(history) | facts | dict(base=job.model, batch=batch, lr=lr, measured=history.validation[-1][1])
+    path = lora.save(job.out, **record)
+    job.end()
+    return path
