@@ -2,6 +2,11 @@
 
 The judge is a network, and kind to sketches: a lump of the right colours passes. This second eye lays the drawing
 itself over the picture, in each size and pose that scenes have, and asks how well it fits at the best place.
+
+Held against a viewer who knew nothing and graded 200 pictures of single things, real, decoded and painted by two models:
+the rank correlation of the grades with `unexplained` is 0.82, among the painted ones 0.72. Of those below one half 97 %
+were graded clearly recognisable or clean, of all that were so graded it finds 77 %; that a drawing is clean it tells at
+0.15, agreeing in 86 % (Cohen's kappa 0.69).
 """
 
 from collections.abc import Sequence
@@ -19,7 +24,8 @@ from minildm.images import Images, to_unit
 from minildm.judge import Found
 
 RING = 3  # pixels around the drawing that count, too: nothing may stick out
-ALIKE = 0.5  # less than this unexplained: drawn like itself
+ALIKE = 0.5  # less than this unexplained: drawn like itself, see above
+CLEAN = 0.15  # ... and as in a printed icon
 MARGIN = 4  # by which a drawing may stand out of the picture, above and on the left
 REACH = 3  # pixels by which a found object's box may be wrong
 
@@ -51,9 +57,13 @@ def drawn_like(images: Images, found: Sequence[Sequence[Found]]) -> list[list[fl
 
 
 def gauge(images: Images, names: Sequence[str]) -> dict[str, float]:
-    """The likeness of a model's pictures: median of `unexplained`, and the share of them below one half."""
+    """The likeness of a model's pictures: median of `unexplained`, and the shares below ALIKE and CLEAN."""
     share = unexplained(images, names)
-    return {"median": float(np.median(share)), "below_half": float((share < 0.5).mean())}
+    return {
+        "median": float(np.median(share)),
+        "alike": float((share < ALIKE).mean()),
+        "clean": float((share < CLEAN).mean()),
+    }
 
 
 def _pictures(images, each):

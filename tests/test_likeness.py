@@ -20,7 +20,7 @@ def test_a_scene_is_drawn_like_what_it_shows(some):
     names = [one for (one,) in some.names]
     share = likeness.unexplained(some.images, names)
     assert share.shape == (12,) and share.max() < 0.1  # a ground with a gradient costs a little
-    assert likeness.gauge(some.images, names) == {"median": np.median(share), "below_half": 1.0}
+    assert likeness.gauge(some.images, names) == {"median": np.median(share), "alike": 1.0, "clean": 1.0}
 
 
 def test_what_is_blurred_or_something_else_is_not(some):
