@@ -289,3 +289,21 @@ def test_continuous_integration_begins_with_the_style_and_ends_with_pytest():
     assert re.search(r"^test: lint\n\t@\$\(PY\) \$\(PYTEST\) \$\(ARGS\)\n\n", makefile, re.MULTILINE)
     lint = makefile.partition("\nlint: ")[2].partition("\n\n")[0]
     assert "ruff check" in lint and "ruff format --check" in lint
+
+
+# Lessons that are still to be made shorter; evidence may be as long as it needs.
+TO_SHORTEN = {"01", "04", "05", "06", "07", "08", "09", "11"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in LESSONS if path.stem[:2] not in TO_SHORTEN], ids=lambda path: path.stem
+)
+def test_a_lesson_is_short(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    words = sum(len("".join(cell["source"]).split()) for cell in cells if cell["cell_type"] == "markdown")
+    assert words <= 2200 and len(cells) <= 60
+    for number, cell in enumerate(cells, 1):
+        hidden = cell["metadata"].get("jupyter", {}).get("source_hidden")
+        if cell["cell_type"] == "code" and not hidden:
+            lines = [line for line in "".join(cell["source"]).splitlines() if line.strip()]
+            assert len(lines) <= 12, f"cell {number} has {len(lines)} lines in sight"
