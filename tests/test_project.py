@@ -169,6 +169,43 @@ def test_links_of_a_notebook_lead_somewhere(path):
     assert not [link for link in to_files if ROOT / "notebooks" not in (path.parent / link).resolve().parents]
 
 
+def unrendered(markdown: str) -> list[str]:
+    """The mathematics that JupyterLab would show as source, by the rules of its own markdown: where each begins.
+
+    A formula ends at the delimiter it began with, braces closed, before the next blank line. Code is no mathematics.
+    """
+    text = re.sub(r"^(```+|~~~+).*?^\1[^\n]*$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", text, flags=re.DOTALL)
+    lost, opened, depth, began = [], None, 0, 0
+    for found in re.finditer(r"\\[{}$\\]|\$\$?|[{}]|\n\s*\n|\Z", text):
+        token = found[0]
+        if opened is None:
+            if token in ("$", "$$"):
+                opened, depth, began = token, 0, found.start()
+        elif token == opened and depth == 0:
+            opened = None
+        elif token in ("{", "}"):
+            depth += 1 if token == "{" else -1
+        elif not token or token.isspace():  # a blank line, or the end
+            lost, opened = [*lost, text[began : began + 60]], None
+    return lost
+
+
+def test_mathematics_that_would_not_render_is_seen():
+    good = r"a $x_{t}$, $\{1\}$ and \$5, `$HOME`" + "\n\n$$\nx\n = y\n$$\n\n```sh\necho $PATH\n\n```"
+    assert unrendered(good) == []
+    assert unrendered("$$x\n\n= y$$ and more") == ["$$x\n\n= y$$ and more", "$$ and more"]
+    assert unrendered("costs $5 a month\n\nand so on") == ["$5 a month\n\nand so on"]
+    assert len(unrendered("$x_{t$")) == len(unrendered("$x_{t$ and\n\n$y$")) == len(unrendered("$$x$")) == 1
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_mathematics_of_a_notebook_renders(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    assert not [formula for text in prose for formula in unrendered(text)]
+
+
 def test_make_notebooks_replaces_only_what_ran(tmp_path, monkeypatch, capsys):
     nbformat = pytest.importorskip("nbformat")
     monkeypatch.syspath_prepend(ROOT / ".ci")
