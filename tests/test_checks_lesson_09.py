@@ -21,6 +21,20 @@ def good_guidance(told, untold, scale):
     return denoise(torch.zeros_like(told), labels[0])
 
 
+def good_rescaled(guided_answer, conditional, share):
+    """By the package: two answers whose guidance at scale 2 is the one that is given."""
+    untold = 2 * conditional - guided_answer
+    both = torch.stack([untold, conditional])
+
+    def model(x_t, t, y):
+        b = len(conditional)
+        return torch.cat([both[k, : len(part)] for k, part in zip(y[::b].tolist(), y.split(b), strict=True)])
+
+    labels = [torch.full((len(conditional),), k) for k in (1, 0)]
+    denoise = guided(model, 2, {"y": labels[0]}, {"y": labels[1]}, rescale=share)
+    return denoise(torch.zeros_like(conditional), labels[0])
+
+
 def good_remaining(timesteps, strength):
     """By the package."""
     z = torch.zeros(1, 1, 1, 1)
@@ -36,6 +50,7 @@ def good_overwriting(x_t, z, eps, now, new):
 
 RIGHT = [
     (checks.guidance, good_guidance),
+    (checks.rescaled, good_rescaled),
     (checks.remaining, good_remaining),
     (checks.overwriting, good_overwriting),
 ]
@@ -45,6 +60,11 @@ RIGHT = [
 def test_right_answers_pass(check, answer, capsys):
     check(answer)
     assert capsys.readouterr().out.startswith(f"✓ {check.__name__}: ")
+
+
+def spread(factor, over=(1, 2, 3)):
+    """A wrong answer, the guided one times `factor(its spread, that of the conditional one, share)`."""
+    return lambda g, c, s: g * factor(*(x.std(over, keepdim=True) for x in (g, c)), s)
 
 
 def left(cut):
@@ -68,6 +88,13 @@ def put(use):
         (checks.guidance, lambda c, n, s: s * c + n, "only their difference is"),
         (checks.guidance, lambda c, n, s: n, "words are not heard"),
         (checks.guidance, lambda c, n, s: c, "that is scale 1"),
+        (checks.rescaled, lambda g, c, s: g * (1 + s * (c.std() / g.std() - 1)), "whole batch"),
+        (checks.rescaled, spread(lambda g, c, s: 1 + s * (c / g - 1), (2, 3)), "each channel"),
+        (checks.rescaled, spread(lambda g, c, s: 1 + s * (g / c - 1)), "turned around: the guided"),
+        (checks.rescaled, spread(lambda g, c, s: c / g), "share is not heard"),
+        (checks.rescaled, spread(lambda g, c, s: s + (1 - s) * c / g), "at 0 nothing changes"),
+        (checks.rescaled, spread(lambda g, c, s: s * c / g), "nothing is left"),
+        (checks.rescaled, lambda g, c, s: s * c + (1 - s) * g, "only its spread is wanted"),
         (checks.remaining, left(lambda path, n: path[: len(path) - max(1, int(n))]), "steps that are skipped"),
         (checks.remaining, left(lambda path, n: path[: max(1, int(n))]), "from the start of the list"),
         (checks.remaining, left(lambda path, n: path[max(1, int(n)) :]), "not how much is skipped"),

@@ -9,7 +9,7 @@ from ._check import Exercise, exercise
 
 @exercise
 def guidance() -> Exercise:
-    """Exercise 1: `answer(conditional, unconditional, scale)`, two (b, c, h, w) and a number -> the guided one."""
+    """`answer(conditional, unconditional, scale)`, two (b, c, h, w) and a number -> the guided one."""
     draw = torch.Generator().manual_seed(9)
     cases = []
     for shape, scale in (((1, 2, 2, 3), 4.0), ((2, 4, 3, 5), 7.5), ((3, 1, 2, 4), 1.0), ((1, 3, 4, 4), 0.0)):
@@ -33,7 +33,7 @@ def guidance() -> Exercise:
 
 @exercise
 def remaining() -> Exercise:
-    """Exercise 2: `answer(timesteps, strength)`, a descending list and a number above 0 and up to 1 -> those left."""
+    """`answer(timesteps, strength)`, a descending list and a number above 0 and up to 1 -> those left."""
     cases = [([999, 749, 499, 249], 0.5), ([999, 899, 799, 699, 599, 499, 399, 299, 199, 99], 0.25)]
     cases += [
         ([999, 799, 599, 399, 199], 0.75),
@@ -67,8 +67,44 @@ def remaining() -> Exercise:
 
 
 @exercise
+def rescaled() -> Exercise:
+    """Exercise 1: `answer(guided, conditional, share)`, two (b, c, h, w) and a number from 0 to 1 -> (b, c, h, w)."""
+    draw = torch.Generator().manual_seed(10)
+    cases = []
+    for shape, share in (((1, 2, 2, 3), 1.0), ((2, 4, 3, 5), 0.7), ((3, 1, 4, 2), 0.25), ((2, 3, 2, 4), 0.0)):
+        guided, conditional = torch.randn(2, *shape, generator=draw, dtype=torch.float64)
+        widths = torch.linspace(1.5, 4, shape[0], dtype=torch.float64).view(-1, 1, 1, 1)
+        cases.append((widths * guided + 0.5, conditional, share))
+
+    def back(over=(1, 2, 3), turned=False, by=lambda ratio, share: 1 + share * (ratio - 1), centred=False):
+        def apply(guided, conditional, share):
+            wide, wanted = (x.std(over, keepdim=True) for x in (guided, conditional))
+            ratio = wide / wanted if turned else wanted / wide
+            middle = guided.mean((1, 2, 3), keepdim=True) if centred else 0
+            return (guided - middle) * by(ratio, share) + middle
+
+        return apply
+
+    mistakes = {
+        "one spread for the whole batch: each picture has its own": back((0, 1, 2, 3)),
+        "one spread for each channel: a picture has one, over all of its numbers": back((2, 3)),
+        "the ratio is turned around: the guided answer is divided by its own spread": back(turned=True),
+        "share is not heard: only at 1 does all of the spread go back": back(by=lambda ratio, share: ratio),
+        "share is turned around: at 0 nothing changes": back(by=lambda ratio, share: share + (1 - share) * ratio),
+        "at share 0 nothing is left: the guided answer keeps its part, 1 - share": back(
+            by=lambda ratio, share: share * ratio
+        ),
+        "only the spread is changed here, not the mean: Lin et al. multiply all of the answer": back(centred=True),
+        "mixed with the conditional answer; only its spread is wanted": (
+            lambda guided, conditional, share: share * conditional + (1 - share) * guided
+        ),
+    }
+    return Exercise(back(), cases, mistakes)
+
+
+@exercise
 def overwriting() -> Exercise:
-    """Exercise 3: `answer(x_t, z, eps, now, new)`, tensors (b, c, h, w), a number, (b, 1, h, w) -> the new x_t."""
+    """Exercise 2: `answer(x_t, z, eps, now, new)`, tensors (b, c, h, w), a number, (b, 1, h, w) -> the new x_t."""
     draw = torch.Generator().manual_seed(11)
     cases = []
     for (b, c, h, w), now in (((1, 2, 2, 3), 0.81), ((2, 4, 3, 5), 0.3), ((3, 1, 4, 5), 0.04)):

@@ -23,6 +23,7 @@ from ._noise import noise_paths, picture_and_values, schedule_sheet
 from ._pictures import array, pixels
 from ._prompt import prompt_field
 from ._sheets import filmstrip, gallery, show, strips, word_maps
+from ._steering import guidance_line, trade_off
 from ._time import Film, animation, slider
 from ._trajectories import trajectories
 
@@ -66,4 +67,6 @@ __all__ = [
     "answers",
     "clocks",
     "trajectories",
+    "guidance_line",
+    "trade_off",
 ]
