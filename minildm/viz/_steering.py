@@ -32,9 +32,9 @@ def guidance_line(
             f"expected a picture for each of some rising scales, 0 and 1 among them, got {len(drawn)} for {scales}"
         )
     plt = require("matplotlib.pyplot")
-    figure, axes = plt.subplots(1, len(scales), figsize=(8.8, 8.8 / len(scales) + 1.25), layout="none")
-    figure.subplots_adjust(0.01, 0.3, 0.99, 0.86, wspace=0.06)
-    line = figure.add_axes((0.01, 0.0, 0.98, 0.3))
+    figure, axes = plt.subplots(1, len(scales), figsize=(8.8, 8.8 / len(scales) + 1.55), layout="none")
+    figure.subplots_adjust(0.01, 0.26, 0.99, 0.8, wspace=0.06)
+    line = figure.add_axes((0.01, 0.0, 0.98, 0.26))
     line.set(xlim=(0, len(scales)), ylim=(0, 1))
     line.axis("off")
     at = {scale: k + 0.5 for k, scale in enumerate(scales)}
@@ -52,7 +52,7 @@ def guidance_line(
         axis.axis("off")
         named = dict(zip((0.0, 1.0), names, strict=True)).get(scale, "")
         axis.set_title(f"scale {scale:g}" + (f"\n{named}" if named else ""), fontsize=10)
-    figure.suptitle(title, fontsize=11, y=0.995)
+    figure.suptitle(title, fontsize=11, y=0.985)
     return figure
 
 
