@@ -247,7 +247,8 @@ class TestBranches:
         filled(lora, scale=1.0)
         beside = layer(x).detach()
         lora.merge()
-        assert (layer(x) - beside).abs().max() <= 1e-5 and (beside - before).abs().max() > 0.1
+        close = 2e-6 * beside.abs().max()  # in float32, whichever order a machine sums in
+        assert (layer(x) - beside).abs().max() <= close and (beside - before).abs().max() > 0.1
         lora.merge()  # once is enough
         lora.unmerge()
         assert (layer.weight - weight).abs().max() <= 1e-6
