@@ -34,7 +34,7 @@ class Picture(NamedTuple):
     seen: list[str]  # what the judge found, from left to right
     faults: list[str]  # some of judge.FAULTS; none if it shows what its prompt asks for
     suits_another: bool  # whether it shows what the next prompt of its task asks for
-    unexplained: list[float] = []  # noqa: RUF012, of each object in `seen`, how little it is drawn like itself
+    unexplained: Sequence[float] = ()  # of each object in `seen`, how little it is drawn like itself
 
 
 class Share(NamedTuple):

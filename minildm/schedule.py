@@ -11,7 +11,7 @@ v (-s, a) or flow (-1, 1). Those are two equations with two unknowns, so x_t and
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 
 import torch
 from torch import Tensor
@@ -99,26 +99,27 @@ class NoiseSchedule:
     ) -> "NoiseSchedule":
         """alphas_cumprod along a squared cosine: Nichol and Dhariwal, "Improved DDPM" (2021), equation 17.
 
-        shift: how many times as much noise there is for its signal; above 1 for pictures or latents whose numbers
-        say the same thing many times over, since averaging sees through noise. Hoogeboom et al., "Simple Diffusion:
-        End-to-End Diffusion for High Resolution Images" (2023), section 3.1.
+        shift: how many times as much noise there is for its signal; above 1 where many numbers say the same thing, and
+            so show through noise. Hoogeboom et al., "Simple Diffusion" (2023), section 3.1.
         """
+        _check_shift(shift)
         u = _line(0, 1, _at_least_one(steps) + 1)
         left = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
         plain = cls.from_betas((1 - left[1:] / left[:-1]).clamp(max=beta_max))
-        noise = _shift(shift) * plain.noise
-        return cls(plain.signal / torch.hypot(plain.signal, noise), noise / torch.hypot(plain.signal, noise))
+        noise = shift * plain.noise
+        length = torch.hypot(plain.signal, noise)
+        return cls(plain.signal / length, noise / length)
 
     @_remembered
     def flow(cls, steps: int = 1000, shift: float = 1.0) -> "NoiseSchedule":
         """Rectified flow: x_t on the straight line from x_0 to eps, and a model that predicts its direction eps - x_0.
 
         shift: above 1, more of the timesteps are noisy, as larger pictures need (Stable Diffusion 3 has 3).
-        Sources: Liu et al., "Flow Straight and Fast" (2023); Esser et al., "Scaling Rectified Flow Transformers for
-        High-Resolution Image Synthesis" (2024), equation 23.
+        Sources: Liu et al., "Flow Straight and Fast" (2023); Esser et al. (2024), on Stable Diffusion 3, equation 23.
         """
+        _check_shift(shift)
         plain = _line(1 / _at_least_one(steps), 1, steps)
-        noise = _shift(shift) * plain / (1 + (shift - 1) * plain)
+        noise = shift * plain / (1 + (shift - 1) * plain)
         return cls(1 - noise, noise, "flow")
 
     def predicting(self, predicts: str) -> "NoiseSchedule":
@@ -173,12 +174,10 @@ class NoiseSchedule:
         return len(self.signal)
 
     def __eq__(self, other: object) -> bool:
-        if self is other:  # as at each step of a training
-            return True
         if not isinstance(other, NoiseSchedule) or (self.predicts, len(self)) != (other.predicts, len(other)):
             return False
         pairs = (self.signal, other.signal), (self.noise, other.noise)
-        return all(mine.allclose(theirs, rtol=1e-9, atol=1e-12) for mine, theirs in pairs)
+        return self is other or all(mine.allclose(theirs, rtol=1e-9, atol=1e-12) for mine, theirs in pairs)
 
     def __repr__(self) -> str:
         ends = f"signal from {self.signal[0].item():.6g} to {self.signal[-1].item():.6g}"
@@ -297,10 +296,5 @@ def _line(start, end, steps):
     return torch.linspace(start, end, steps, dtype=torch.float64, device="cpu")
 
 
-def _shift(shift):
-    check_number(shift, lambda v: 0 < v < math.inf, "a shift above 0, where 1 is none")
-    return shift
-
-
-def _at_least_one(steps):
-    return check_whole(steps, lambda n: n >= 1, "a whole number of steps from 1")
+_at_least_one = partial(check_whole, holds=lambda n: n >= 1, rule="a whole number of steps from 1")
+_check_shift = partial(check_number, holds=lambda v: 0 < v < math.inf, rule="a shift above 0, where 1 is none")

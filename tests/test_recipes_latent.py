@@ -10,7 +10,7 @@ import torch
 
 from minildm import LatentDiffusion, data, images, judge, weights
 from minildm.data.prompts import HELD_OUT_SHAPES
-from minildm.recipes import labelled, scenes_latent, scenes_pixel, vae_pocket
+from minildm.recipes import labelled, pocket_autoencoder, scenes_latent, scenes_pixel, vae_pocket
 from minildm.recipes.studies import scenes_latent_brief, vae_sizes
 from minildm.stable_diffusion import _to_configs as to_configs
 from minildm.stable_diffusion import reference_name
@@ -92,7 +92,7 @@ def test_a_finetuned_decoder_sees_through_noise_and_the_encoder_stays(vae):
         with torch.no_grad():
             return float((model.decode(noisy) - x).abs().mean())
 
-    history = vae_pocket.finetune_decoder(finetuned, steps=12, seed=1, progress=False)
+    history = pocket_autoencoder.finetune_decoder(finetuned, steps=12, seed=1, progress=False)
     assert error(finetuned) < 0.9 * error(vae) and history.step == 12
     for (name, before), after in zip(vae.named_parameters(), finetuned.parameters(), strict=True):
         assert torch.equal(before, after) != name.startswith(("decoder.", "post_quant.")), name

@@ -20,6 +20,7 @@ from minildm.text import TextEncoder, train_tokenizer
 from minildm.training import History
 
 GENEVAL_SUMMARY = pocket.geneval_summary
+SMALL = dict(channels=(8, 16), attention=(0, 1), heads=2, groups=4)
 SCHEDULE, AUTOENCODER = pocket.schedule(), pocket.autoencoder
 
 
@@ -246,7 +247,7 @@ def test_a_batch_keeps_words_and_pictures_together():
 
 
 def test_the_loss_is_told_the_words(encoder, tokens):
-    model = pocket.network(5, 16, channels=(8, 16), attention=(0, 1), heads=2, groups=4)
+    model = pocket.network(5, 16, **SMALL)
     batch = _colours(tokens)(torch.Generator().manual_seed(0), 6)
     found = pocket.TextConditionedLoss(encoder)(model, batch)
     context = encoder(batch["ids"]).detach()
@@ -266,7 +267,7 @@ def _colours(tokens):
 
 
 def test_the_second_task_is_for_training_alone(encoder, tokens):
-    model = pocket.network(5, 16, channels=(8, 16), attention=(0, 1), heads=2, groups=4)
+    model = pocket.network(5, 16, **SMALL)
     batch = _colours(tokens)(torch.Generator().manual_seed(0), 6)
     loss = pocket.TextConditionedLoss(encoder)
     alone = loss(model, batch)
@@ -282,6 +283,10 @@ def test_the_second_task_is_for_training_alone(encoder, tokens):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in both.head.parameters())
     assert all(p.grad is not None for p in model.parameters())
     assert not [name for name in storage.state(model) if "head.2" in name]  # the denoiser is as before
+    assert model.up[-2]._forward_hooks
+    how = dict(steps=1, batch_size=4, progress=False)
+    pocket.fit(trained := pocket.network(5, 16, **SMALL), _colours(tokens), encoder, **how)
+    assert not any(layer._forward_hooks for layer in trained.modules())  # nothing is left behind
 
 
 def test_the_loss_of_cells_by_hand():
@@ -313,7 +318,7 @@ def test_cells_say_what_stands_where():
 
 
 def test_every_parameter_is_trained_by_one_optimizer():
-    both = pocket.WithCells(pocket.network(5, 16, channels=(8, 16), attention=(0, 1), heads=2, groups=4))
+    both = pocket.WithCells(pocket.network(5, 16, **SMALL))
     named = dict(both.named_parameters())
     muon, adamw = pocket.optimizers(named, lr=0.01)
     names = {id(p): name for name, p in named.items()}

@@ -179,9 +179,8 @@ class LoRA:
         model, or of another kind of adapter. A .bin or .pt is not opened, since unpickling can run any program.
         """
         check_number(scale, lambda v: v == v and abs(v) != float("inf"), "a scale as a finite number, 1 as trained")
-        file = files.find(path)
-        found, words = files.read(file, model, adaptable(model))
         layers, branches = adaptable(model), {}
+        found, words = files.read(files.find(path), model, layers)
         for each, (down, up, alpha) in found.items():
             branch = branches[each] = LowRank(layers[each], len(down), alpha)
             branch.down.weight.data.copy_(down.reshape(branch.down.weight.shape))

@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from minildm.cli._options import given, training_options
 from minildm.optional import require
 
 if TYPE_CHECKING:
@@ -21,13 +22,7 @@ def add(app: "typer.Typer") -> None:
     Model = Annotated[str, typer.Option(help="What is adapted: a shipped name, a saved pipeline, a diffusers folder.")]
     Prompt = Annotated[str | None, typer.Option(help="What all pictures show; else the captions beside them.")]
     Text = Annotated[bool, typer.Option("--text-encoder", help="Adapt the text encoder, too.")]
-    Steps = Annotated[int | None, typer.Option(min=1, help="Train this many steps.")]
-    Minutes = Annotated[float | None, typer.Option(min=0, help="As many steps as take about so long here.")]
-    Batch = Annotated[int | None, typer.Option(min=1, help="Samples of a step.")]
-    Rate = Annotated[float | None, typer.Option(help="The learning rate, at its peak.")]
-    Seed = Annotated[int, typer.Option(min=0, help="The seed of all that is drawn at random.")]
-    Resume = Annotated[bool, typer.Option(help="Go on from the checkpoint of a run that was stopped.")]
-    Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="Where a run keeps its checkpoint, and its sheets.")]
+    Steps, Minutes, Batch, Rate, Seed, Resume, Runs = training_options()
 
     @group.command("lora")
     def lora(
@@ -118,7 +113,6 @@ def add(app: "typer.Typer") -> None:
 
 def _run(way: str, *arguments: object, **settings: object) -> Path:
     """Run it with what was given, for the rest has its own, and say where it wrote to."""
-    given = {name: value for name, value in settings.items() if value is not None}
-    path = importlib.import_module(f"minildm.recipes.adapting.{way}").run(*arguments, **given)
+    path = importlib.import_module(f"minildm.recipes.adapting.{way}").run(*arguments, **given(**settings))
     print(f"written: {path}")
     return path

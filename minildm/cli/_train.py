@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from minildm.cli import _course as course
+from minildm.cli._options import given, training_options
 from minildm.optional import require
 
 if TYPE_CHECKING:
@@ -27,13 +28,7 @@ def add(app: "typer.Typer") -> None:
     group = typer.Typer(cls=Recipes, no_args_is_help=True)
     app.add_typer(group, name="train", help="Train a model: on your own pictures, or one that ships, by its recipe.")
 
-    Steps = Annotated[int | None, typer.Option(min=1, help="Train this many steps, not the recipe's own.")]
-    Minutes = Annotated[float | None, typer.Option(min=0, help="As many steps as take about so long here.")]
-    Seed = Annotated[int, typer.Option(min=0, help="The seed of all that is drawn at random.")]
-    Resume = Annotated[bool, typer.Option(help="Go on from the checkpoint of a run that was stopped.")]
-    Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="Where a run keeps its checkpoint until it is done.")]
-    Batch = Annotated[int | None, typer.Option(min=1, help="Samples of a step.")]
-    Rate = Annotated[float | None, typer.Option(help="The learning rate, at its peak.")]
+    Steps, Minutes, Batch, Rate, Seed, Resume, Runs = training_options()
     Width = Annotated[int | None, typer.Option(min=1, help="Channels of the network's first level.")]
 
     def register(name: str, sentence: str, panel: str) -> None:
@@ -79,7 +74,7 @@ def add(app: "typer.Typer") -> None:
         Subfolders are classes, 7.txt beside 7.png is its caption. Sheets of samples on the way lie in RUNS.
         2,500 steps at 32×32 take some eleven minutes on two cores.
         """
-        how = _given(size=size, steps=steps, minutes=minutes, batch=batch, lr=lr, width=width)
+        how = given(size=size, steps=steps, minutes=minutes, batch=batch, lr=lr, width=width)
         how |= dict(labels=labels, captions=captions, grey=grey, seed=seed, resume=resume, runs=runs)
         path = _run("images", folder, out, **how)
         print(f"draw with it: minildm generate --model {path}")
@@ -110,7 +105,7 @@ def add(app: "typer.Typer") -> None:
 
         500 steps take some three minutes on two cores. Sheets on the way, in the runs' folder, show what it finds.
         """
-        how = _given(size=size, steps=steps, minutes=minutes, batch=batch, lr=lr, width=width)
+        how = given(size=size, steps=steps, minutes=minutes, batch=batch, lr=lr, width=width)
         how |= dict(channels=channels, instances=instances, seed=seed, resume=resume, runs=runs)
         path = _run("masks", images, masks, out, **how)
         print(f"use it: minildm segment --model {path} IMAGE -o mask.png")
@@ -128,7 +123,7 @@ def add(app: "typer.Typer") -> None:
         resume: Resume = True,
         runs: Runs = Path("runs"),
     ):
-        how = _given(batch=batch, lr=lr, width=width, size=size, compiled=compiled or None)
+        how = given(batch=batch, lr=lr, width=width, size=size, compiled=compiled or None)
         _run("pocket", out, **how, steps=steps, seed=seed, resume=resume, runs=runs)
 
     for kind, panel in (("", SHIPPED), ("studies", STUDIES)):
@@ -142,8 +137,3 @@ def _run(name: str, *arguments: object, **settings: object) -> Path:
     path = course.recipe(name).run(*arguments, **settings)
     print(f"written: {path}")
     return path
-
-
-def _given(**settings: object) -> dict[str, object]:
-    """Those that were given; for the others the recipe has its own."""
-    return {name: value for name, value in settings.items() if value is not None}

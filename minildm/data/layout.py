@@ -1,5 +1,6 @@
 """Where the objects of a scene stand, how large they are, and which way they lean."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from .sprites import Sprite, sprite
@@ -49,13 +50,12 @@ def _choose(name: str, size: int, count: int, draw, layout: str) -> Sprite:
 
 def poses(name: str, size: int, count: int) -> list[Sprite]:
     """Every sprite of a thing that scenes of `count` objects may show, in either layout."""
-    thing, found = THINGS[name], {}
+    ways = {}  # in order, each once
     for layout in LAYOUTS:
-        for side in (round(size * scale) for scale in _SCALES[layout][count]):
-            for angle in (0,) if thing.colour else _ANGLES[layout]:
-                for mirrored in (False,) if thing.colour else (False, True):
-                    found[side, angle, mirrored] = _drawn(name, side, angle, mirrored)
-    return list(found.values())
+        sides = [round(size * scale) for scale in _SCALES[layout][count]]
+        turns = [(0, False)] if THINGS[name].colour else itertools.product(_ANGLES[layout], (False, True))
+        ways |= dict.fromkeys(itertools.product(sides, turns))
+    return [_drawn(name, side, *turn) for side, turn in ways]
 
 
 def _drawn(name: str, side: int, angle: int, mirrored: bool) -> Sprite:
@@ -90,11 +90,12 @@ def _starts(side: int, size: int, margin: int) -> list[int]:
 
 def _apart(corners, extents, gap: int) -> bool:
     boxes = [(x, y, x + w, y + h) for (x, y), (w, h) in zip(corners, extents, strict=True)]
-    return all(
-        a[2] + gap <= b[0] or b[2] + gap <= a[0] or a[3] + gap <= b[1] or b[3] + gap <= a[1]
-        for i, a in enumerate(boxes)
-        for b in boxes[:i]
-    )
+    return all(_clear(*pair, gap) for pair in itertools.combinations(boxes, 2))
+
+
+def _clear(a, b, gap: int) -> bool:
+    """Whether two boxes (x0, y0, x1, y1) are apart by a gap, beside or above one another."""
+    return a[2] + gap <= b[0] or b[2] + gap <= a[0] or a[3] + gap <= b[1] or b[3] + gap <= a[1]
 
 
 def _related(corners, extents, relation: str, gap: int) -> bool:
@@ -126,11 +127,9 @@ def _scatter(extents, size: int, draw) -> list[tuple[int, int]] | None:
         for _ in range(12):
             x = margin + int(where() * (size - 2 * margin - w + 1))
             y = margin + int(where() * (size - 2 * margin - h + 1))
-            if all(
-                x + w + gap <= left or right + gap <= x or y + h + gap <= top or bottom + gap <= y
-                for left, top, right, bottom in placed
-            ):
-                placed.append((x, y, x + w, y + h))
+            box = (x, y, x + w, y + h)
+            if all(_clear(box, other, gap) for other in placed):
+                placed.append(box)
                 break
         else:
             return None

@@ -127,6 +127,11 @@ def parted(n: int, share: int, seed: int) -> tuple[list[int], list[int]]:
     return sorted(order[held:]), sorted(order[:held])
 
 
+def steps_of(steps: int | None, minutes: float | None, usual: int) -> int | None:
+    """The steps that were asked for, or as many as usual, unless minutes say it."""
+    return usual if steps is None and minutes is None else steps
+
+
 def _steps_within(minutes: float, model: nn.Module, batch: Callable, loss: Callable, **settings: Any) -> int:
     """How many steps take so many minutes here: measured on a copy of the model. A tenth is left for samples."""
     if not 0 < minutes < math.inf:

@@ -22,7 +22,7 @@ from minildm.losses import denoising_error, denoising_loss, draw_noise
 from minildm.pipeline import LatentDiffusion
 from minildm.pipeline._files import INDEX
 from minildm.recipes._frame import RUNS
-from minildm.recipes._own import OwnJob, parted
+from minildm.recipes._own import OwnJob, parted, steps_of
 from minildm.schedule import NoiseSchedule
 from minildm.tensors import seeded
 from minildm.text import TextEncoder, Tokenizer, train_tokenizer
@@ -234,7 +234,7 @@ def run(
         batches,
         loss,
         look,
-        STEPS if steps is None and minutes is None else steps,
+        steps_of(steps, minutes, STEPS),
         minutes,
         facts | {"captions": bool(tokenizer)},
         batch_size=batch,

@@ -18,7 +18,7 @@ from minildm import data
 from minildm.data.augment import Crops
 from minildm.recipes import nuclei
 from minildm.recipes._frame import RUNS
-from minildm.recipes._own import OwnJob, parted
+from minildm.recipes._own import OwnJob, parted, steps_of
 from minildm.segmentation import normalise, segment, segmentation_loss
 from minildm.tensors import seeded
 from minildm.unet import UNet
@@ -130,7 +130,7 @@ def run(
 
     facts = dict(pictures=len(pairs), masks=str(Path(masks).expanduser().resolve()), size=size, width=width)
     model, settings = network(inputs, width, seed), dict(batch_size=batch, lr=lr, ema=0.99)
-    steps = STEPS if steps is None and minutes is None else steps
+    steps = steps_of(steps, minutes, STEPS)
     history = job.train(model, crops, segmentation_loss, look, steps, minutes, facts, **settings)
     result = job.say("held out" if held else "training pictures", scores(model, held or known))
     record = dict(data=f"{len(known)} pictures of {job.source.name}", batch=batch, lr=lr)

@@ -63,7 +63,8 @@ class WithCells(nn.Module):
 
     The judge's own job, asked of noisy latents: which thing, where the middle of its box is, and how large it is. To
     paint a thing in a place one has to know that it is there; said outright, this is learned sooner.
-    `m(x_t, t, **conditions)` -> prediction, cells (b, 1 + classes + 4, h, w)
+    `m(x_t, t, **conditions)` -> prediction, cells (b, 1 + classes + 4, h, w).  After training, `m.hook.remove()` leaves
+    the denoiser as it was.
     """
 
     def __init__(self, denoiser: Denoiser, seed: int = 0):
@@ -72,7 +73,7 @@ class WithCells(nn.Module):
         with seeded(seed):
             norm = group_norm(width, denoiser.config["groups"])
             self.head = nn.Sequential(norm, nn.SiLU(), nn.Conv2d(width, 1 + len(data.VOCABULARY) + 4, 1))
-        denoiser.up[-2].register_forward_hook(self._keep)  # the block before the last one of the way up
+        self.hook = denoiser.up[-2].register_forward_hook(self._keep)  # the block before the last one of the way up
 
     def _keep(self, block: nn.Module, inputs: tuple, features: Tensor) -> None:
         self._features = features
@@ -119,7 +120,7 @@ class TextConditionedLoss:
 def optimizers(parameters: Mapping[str, nn.Parameter], lr: float = LR) -> list[torch.optim.Optimizer]:
     """Muon for the matrices and kernels within the U-Net; AdamW for its first and last layer, the time and the head."""
     outer = ("denoiser.stem", "denoiser.head", "denoiser.time", "head")
-    inner = {name for name, p in parameters.items() if p.ndim > 1 and not name.startswith(outer)}
+    inner = [name for name, p in parameters.items() if p.ndim > 1 and not name.startswith(outer)]
     rest = [p for name, p in parameters.items() if name not in inner and not name.startswith("head")]
     head = [p for name, p in parameters.items() if name.startswith("head")]
     muon = Muon([parameters[name] for name in inner], lr=MUON * lr)
@@ -144,7 +145,10 @@ def fit(
     settings |= dict(warmup=min(150, steps // 2), decay=max(1, round(DECAY * steps))) | options
     both = WithCells(model, seed)
     how = dict(optimizers=partial(optimizers, lr=settings["lr"]))
-    return train(torch.compile(both) if compiled else both, batches, TextConditionedLoss(encoder), **how | settings)
+    try:
+        return train(torch.compile(both) if compiled else both, batches, TextConditionedLoss(encoder), **how | settings)
+    finally:
+        both.hook.remove()
 
 
 @torch.no_grad()

@@ -17,13 +17,12 @@ from minildm.autoencoder import AutoencoderKL, autoencoder_loss, draw_latent
 from minildm.images import Images, from_model, to_model, to_unit
 from minildm.optional import moved
 from minildm.recipes import RUNS, Job
-from minildm.tensors import best_device, fast_bfloat16, seeded
+from minildm.tensors import seeded
 from minildm.training import History, train
 
 STEPS, BATCH, LR = 6_500, 16, 2e-3
 SIZE = 64
-TRAIN_SEED, TEST_SEED, FINETUNE_SEED = 3, 4, 11
-FINETUNE_NOISE = 0.8  # the largest spread of noise, in latents of spread 1, that the decoder is finetuned on
+TRAIN_SEED, TEST_SEED = 3, 4
 # Weights of the loss: of errors of pixels, the large ones count most; the latent only has to stay in bounds.
 L2, KL = 5.0, 1e-6
 SCALE = 0.18215  # the scale factor of Stable Diffusion
@@ -64,36 +63,6 @@ def fit(model: AutoencoderKL, steps: int = STEPS, seed: int = 0, **options: Any)
     loss = partial(autoencoder_loss, l2=L2, kl=KL)
     settings = dict(steps=steps, batch_size=BATCH, lr=LR, ema=0.995, seed=seed)
     return train(model, batch, loss, **settings | options)
-
-
-def finetune_decoder(model: AutoencoderKL, steps: int = 500, seed: int = 0, **options: Any) -> History:
-    """Noise-augmented finetuning of the decoder: on latents somewhat wrong, as denoisers leave them; the encoder stays.
-
-    It learns to draw the scene that was meant. Source: Zheng et al., "Diffusion Transformers with Representation
-    Autoencoders" (2025), noise-augmented decoding.
-    """
-    shape = (model.latent_channels, SIZE // model.multiple, SIZE // model.multiple)
-
-    def batch(generator: torch.Generator, n: int) -> dict[str, Tensor]:
-        start = int(torch.randint(2**40, (), generator=generator))
-        x = to_model(scenes(n, FINETUNE_SEED, "train", start))
-        eps = torch.randn(n, *shape, generator=generator)
-        return {"x": x, "error": FINETUNE_NOISE * torch.rand(n, 1, 1, 1, generator=generator) * eps}
-
-    def loss(model: AutoencoderKL, tensors: dict[str, Tensor]) -> Tensor:
-        with torch.no_grad():
-            z = model.scale(model.encode(tensors["x"]).mean)
-        difference = model.decode(model.unscale(z + tensors["error"])).float() - tensors["x"]
-        return difference.abs().mean() + L2 * difference.square().mean()
-
-    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(("decoder.", "post_quant.")))
-    settings = dict(steps=steps, batch_size=BATCH, lr=1e-3, ema=0.99, seed=seed, bfloat16=fast_bfloat16(best_device()))
-    history = train(model, batch, loss, **settings | options)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(before[name])
-    return history
 
 
 @torch.no_grad()

@@ -84,6 +84,10 @@ class AdaptingJob(OwnJob):
         facts = facts | {"base": self.model}
         return self.train(parts, batch, loss, look, steps, minutes, facts, ema=0.99, **settings)
 
+    def learned(self, history: History, **facts: object) -> dict:
+        """What goes into the record of what is written: the run's facts, the base model, the last figures."""
+        return self.record(history) | facts | dict(base=self.model, measured=history.validation[-1][1])
+
 
 def open_pipeline(model: str | Path) -> LatentDiffusion:
     """A pipeline by its name, folder or file, on the fastest device; one in the layout of diffusers will do, too."""
@@ -109,8 +113,3 @@ def error(parts: nn.ModuleDict, examples: Examples, most: int = 32, draws: int =
         batch = {name: tensor.to(device) for name, tensor in examples.at(numbers, generator).items()}
         found.append(example_error(parts, batch))
     return float(torch.cat(found).mean())
-
-
-def steps_of(steps: int | None, minutes: float | None, usual: int) -> int | None:
-    """The steps that were asked for, or as many as usual, unless minutes say it."""
-    return usual if steps is None and minutes is None else steps

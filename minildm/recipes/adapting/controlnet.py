@@ -10,8 +10,8 @@ from minildm import data
 from minildm import images as conversions
 from minildm.adapt import Controlled, ControlNet, Examples, example_loss, networks
 from minildm.recipes._frame import RUNS
-from minildm.recipes._own import parted
-from minildm.recipes.adapting._frame import AdaptingJob, error, samples, steps_of
+from minildm.recipes._own import parted, steps_of
+from minildm.recipes.adapting._frame import AdaptingJob, error, samples
 from minildm.tensors import seeded
 
 STEPS, BATCH, LR, SAMPLES, HELD_OUT = 1000, 8, 3e-4, 6, 10

@@ -9,7 +9,8 @@ from minildm import stable_diffusion, storage
 from minildm.adapt import Examples, WithPrior, dreambooth_loss, networks, prior_pictures
 from minildm.pipeline._files import INDEX
 from minildm.recipes._frame import RUNS
-from minildm.recipes.adapting._frame import AdaptingJob, steps_of
+from minildm.recipes._own import steps_of
+from minildm.recipes.adapting._frame import AdaptingJob
 
 STEPS, BATCH, LR, PRIORS = 300, 8, 1e-4, 64
 
@@ -59,7 +60,7 @@ def run(
     loss, settings = partial(dreambooth_loss, weight=weight), dict(batch_size=batch, lr=lr)
     steps = steps_of(steps, minutes, STEPS)
     history = job.teach(parts, batches, loss, examples, steps, minutes, facts, **settings)
-    record = job.record(history) | facts | dict(base=job.model, batch=batch, lr=lr, measured=history.validation[-1][1])
+    record = job.learned(history, **facts, batch=batch, lr=lr)
     if of_diffusers:
         path = stable_diffusion.save(job.pipe, job.out)
     else:

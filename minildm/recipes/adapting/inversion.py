@@ -4,7 +4,8 @@ from pathlib import Path
 
 from minildm.adapt import Examples, NewWord, example_loss, networks
 from minildm.recipes._frame import RUNS
-from minildm.recipes.adapting._frame import AdaptingJob, steps_of
+from minildm.recipes._own import steps_of
+from minildm.recipes.adapting._frame import AdaptingJob
 
 STEPS, BATCH, LR = 500, 8, 2e-2
 
@@ -45,7 +46,7 @@ def run(
     facts = dict(pictures=len(pictures), prompt=prompt, word=word, like=like)
     steps = steps_of(steps, minutes, STEPS)
     history = job.teach(parts, examples, example_loss, examples, steps, minutes, facts, batch_size=batch, lr=lr)
-    record = job.record(history) | facts | dict(base=job.model, batch=batch, lr=lr, measured=history.validation[-1][1])
+    record = job.learned(history, **facts, batch=batch, lr=lr)
     path = new.save(job.out, **record)
     job.end()
     return path

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from minildm.adapt import Examples, LoRA, example_loss, networks
 from minildm.recipes._frame import RUNS
-from minildm.recipes.adapting._frame import AdaptingJob, steps_of
+from minildm.recipes._own import steps_of
+from minildm.recipes.adapting._frame import AdaptingJob
 from minildm.tensors import seeded
 
 STEPS, BATCH, LR, RANK = 300, 8, 2e-3, 4
@@ -47,7 +48,7 @@ def run(
     facts = dict(pictures=len(pictures), prompt=prompt, rank=rank, text_encoder=text_encoder)
     steps = steps_of(steps, minutes, STEPS)
     history = job.teach(parts, examples, example_loss, examples, steps, minutes, facts, batch_size=batch, lr=lr)
-    record = job.record(history) | facts | dict(base=job.model, batch=batch, lr=lr, measured=history.validation[-1][1])
+    record = job.learned(history, **facts, batch=batch, lr=lr)
     path = lora.save(job.out, **record)
     job.end()
     return path
