@@ -94,7 +94,8 @@ def predict(model: nn.Module, image: np.ndarray, views: int = 8, margin: int = 1
     model: a network with two outputs, whose parts keep their train or eval mode.
     image: (h, w), or (h, w, 3) in colour, as `normalise` takes it. A grey one fits a network of three inputs too, and
     one in colour whose channels are equal fits a network of one input.
-    views: 1 (as it is), 4 (turned) or 8 (mirrored too).  margin: pixels of mirrored surroundings, cut off again.
+    views: 1 (as it is), 4 (turned) or 8 (mirrored too).  margin: pixels by which the edge is repeated
+        outwards, cut off again; a mirror would make whole nuclei out of rims.
     Returns (2, h, w) float32: the probability of the foreground, in [0, 1], and the depth, about [0, 1].
     Raises ValueError for an image or a network that does not fit.
     """
@@ -108,7 +109,7 @@ def predict(model: nn.Module, image: np.ndarray, views: int = 8, margin: int = 1
     x = x.reshape(h, w, -1)
     multiple = getattr(model, "multiple", 1)
     extra = [(margin, margin + -(side + 2 * margin) % multiple) for side in (h, w)]
-    x = np.pad(x, [*extra, (0, 0)], mode="reflect" if min(h, w) > 1 else "edge")
+    x = np.pad(x, [*extra, (0, 0)], mode="edge")
     parameter = next(model.parameters(), torch.zeros(()))
     x = torch.from_numpy(x).movedim(-1, 0)[None].to(parameter.device, parameter.dtype)  # (1, c, h', w')
     total = 0
@@ -141,7 +142,7 @@ def _fitting(image: np.ndarray, channels: int | None) -> np.ndarray:
 
 
 def instances(
-    foreground: np.ndarray, depth: np.ndarray, threshold: float = 0.5, height: float = 0.1, least: float = 0.25
+    foreground: np.ndarray, depth: np.ndarray, threshold: float = 0.5, height: float = 0.15, least: float = 0.3
 ) -> np.ndarray:
     """Watershed from the summits of the depth map, which parts a foreground into instances; (h, w) int32 labels.
 

@@ -61,7 +61,12 @@ class TestUNet:
                 lambda s: s.replace("torch.cat((kept[level], net.grow[level](x)), 1)", "net.grow[level](x)"),
                 "joined along",
             ),
-            (lambda s: s.replace("kept.append(x)", "kept.append(F.max_pool2d(x, 2))"), "another size"),
+            (
+                lambda s: s.replace("kept.append(x)", "kept.append(F.max_pool2d(x, 2))"),
+                "another size.*before it is pooled",
+            ),
+            (lambda s: s.replace("block(F.max_pool2d(x, 2))", "block(x)"), "pool before each block"),
+            (lambda s: s.replace("net.head(x)", "x"), "net.head is missing"),
         ],
     )
     def test_wrong(self, change, hint):

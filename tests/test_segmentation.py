@@ -158,6 +158,19 @@ def test_predict_averages_views_that_agree_on_the_picture():
         predict(Position(), image, 3)
 
 
+def test_predict_repeats_the_edge_outwards():
+    class Above(torch.nn.Module):
+        """Says of each pixel what lies three rows above it."""
+
+        def forward(self, x):
+            return x.roll(3, dims=2).repeat(1, 2, 1, 1)
+
+    image = np.zeros((12, 10))
+    image[3] = 5
+    _, deep = predict(Above(), image, 1)
+    assert (deep[6] == 1).all() and (np.delete(deep, 6, axis=0) == -1).all()  # a mirror would show it in row 0 too
+
+
 def test_predict_sees_eight_views(network):
     image = np.random.default_rng(1).normal(size=(16, 24))
     turned = predict(network, np.rot90(image).copy(), margin=16)

@@ -45,7 +45,7 @@ def unet_forward() -> Exercise:
         with seeded(k):
             cases.append((_U(c, 4, channels).double().requires_grad_(False), torch.randn(b, c, h, w).double()))
 
-    def forward(join=lambda skip, x: [skip, x], pool=F.max_pool2d, end=lambda y: y, bottom=lambda x: x):
+    def forward(join=lambda skip, x: [skip, x], pool=F.max_pool2d, end=lambda y: y, bottom=lambda x: x, head=True):
         def apply(net, x):
             skips = [net.first(x)]
             for block in net.down:
@@ -53,7 +53,7 @@ def unet_forward() -> Exercise:
             x = bottom(skips.pop())
             for grow, block in zip(reversed(net.grow), reversed(net.up), strict=True):
                 x = block(torch.cat(join(skips.pop(), grow(x)), dim=1))
-            return end(net.head(x))
+            return end(net.head(x)) if head else x
 
         return apply
 
@@ -71,11 +71,12 @@ def unet_forward() -> Exercise:
         ),
         "the head's output goes out as it is, without a ReLU": forward(end=torch.relu),
         "the bottom is replaced by zeros: it is where the way up begins": forward(bottom=torch.zeros_like),
+        "net.head is missing: it turns channels into classes": forward(head=False),
     }
     errors = {
         "Sizes of tensors must match": (
-            "the skip has another size than what it is joined to: go through the skips from the last to the first, and "
-            "mind that the bottom is none"
+            "the skip has another size than what it is joined to: keep each map before it is pooled, pool before each "
+            "block of net.down, go through the skips from the last to the first, and mind that the bottom is none"
         ),
         "pop from empty list": "a skip is taken too often: the way up begins with the bottom, and each block takes one",
         "channels, but got": (

@@ -18,6 +18,7 @@ from ._figures import (
     style,
     u_diagram,
 )
+from ._lesson_01 import found_in, targets, u_2015
 from ._map import course_map
 from ._noise import noise_paths, picture_and_values, schedule_sheet
 from ._pictures import array, pixels
@@ -54,6 +55,9 @@ __all__ = [
     "slider",
     "prompt_field",
     "course_map",
+    "u_2015",
+    "targets",
+    "found_in",
     "Block",
     "blocks",
     "CONV_BLOCK",

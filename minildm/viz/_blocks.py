@@ -70,7 +70,7 @@ def blocks(drawn: Mapping[str, Block], title: str = "") -> Figure:
     extents = [_extent(name, block) for name, block in drawn.items()]
     widths = [right - left for left, right in extents]
     deepest = max(len(block.parts) for block in drawn.values()) + 1
-    size = (_INCH * sum(widths), _INCH * (deepest + 0.9) + (0.65 if title else 0.35))
+    size = (max(_INCH * sum(widths), 0.09 * len(title) + 0.2), _INCH * (deepest + 0.9) + (0.65 if title else 0.35))
     figure, axes = plt.subplots(1, len(drawn), figsize=size, width_ratios=widths, squeeze=False)
     for axis, (name, block), (left, right) in zip(axes[0], drawn.items(), extents, strict=True):
         axis.set(xlim=(left, right), ylim=(-deepest - 0.4, 0.5), aspect="equal", anchor="N")

@@ -78,7 +78,7 @@ def matches(
 ) -> Axes:
     """What was found (blue), missed (orange) and invented (purple), at one strictness; returns the axis.
 
-    true, pred: (h, w) int labels. Dashed outlines are the truth of what was missed.
+    true, pred: (h, w) int labels. What was missed is filled, within the dashed outline of the truth.
     """
     matching = require("stardist.matching").matching
     true, pred = array(true).astype(np.int32), array(pred).astype(np.int32)
@@ -87,6 +87,7 @@ def matches(
     missed = np.where(np.isin(true, [i for i, _ in pairs]), 0, true)
     found = np.where(np.isin(pred, [j for _, j in pairs]), pred, 0)
     outlines(axis, image, found, SKY)
+    axis.imshow((missed > 0)[..., None] * np.array([*require("matplotlib.colors").to_rgb(ORANGE), 0.4]))
     outline(axis, np.where(found > 0, 0, pred), PURPLE)
     outline(axis, missed, ORANGE, linestyles="dashed")
     axis.set_title(title or f"found {result.tp} (blue), missed {result.fn} (orange), invented {result.fp} (purple)")
