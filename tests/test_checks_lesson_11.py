@@ -4,6 +4,7 @@ import torch
 from minildm import checks
 from minildm.attention import TransformerBlock, attention_maps
 from minildm.denoiser import Denoiser
+from minildm.reference_names import reference_name
 from minildm.tensors import count_parameters
 
 
@@ -20,7 +21,33 @@ def good_bytes(parameters, trained):
     return 2 * parameters + 20 * trained
 
 
+def good_name(name, **changed):
+    """As a learner may write it: one rule after the other, each of which can be changed."""
+    rules = {
+        "tokens.": "embeddings.token_embedding.",
+        "positions.": "embeddings.position_embedding.",
+        "blocks.": "encoder.layers.",
+        "attention.": "self_attn.",
+        "to_out": "out_proj",
+        "to_q": "q_proj",
+        "to_k": "k_proj",
+        "to_v": "v_proj",
+        "fc": "mlp.fc",
+        ".norm": ".layer_norm",
+    }
+    if name.startswith("norm"):
+        return changed.get("last", "final_layer_norm.") + name.removeprefix("norm.")
+    for old, new in (rules | {old.replace("_dot", "."): new for old, new in changed.items() if old != "last"}).items():
+        name = name.replace(old, new)
+    return name
+
+
+def but(**changed):
+    return lambda name: good_name(name, **changed)
+
+
 RIGHT = [
+    (checks.clip_name, good_name),
     (checks.map_shape, good_shape),
     (checks.block_parameters, good_parameters),
     (checks.training_bytes, good_bytes),
@@ -31,6 +58,22 @@ RIGHT = [
 def test_right_answers_pass(check, answer, capsys):
     check(answer)
     assert capsys.readouterr().out.startswith(f"✓ {check.__name__}: ")
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (lambda name: good_name(name).replace("mlp", "mpl"), "does not have: .*mpl.fc1"),
+        (but(to_q="v_proj", to_v="q_proj"), "name of another one: .*found 'blocks.0.attention.to_q.weight'"),
+        (lambda name: None, "each answer is a name"),
+        (lambda name: reference_name(None, name), "leaves the work"),
+        (reference_name, "package's own"),
+    ],
+)
+def test_a_wrong_name_is_told_and_the_right_one_is_not(wrong, says):
+    with pytest.raises(checks.CheckFailed, match=says) as info:
+        checks.clip_name(wrong)
+    assert "mlp." not in str(info.value) and "q_proj" not in str(info.value)
 
 
 def test_the_parameters_are_those_of_the_block():
@@ -49,6 +92,25 @@ def test_the_shapes_are_those_of_the_maps():
 @pytest.mark.parametrize(
     "check, wrong, hint",
     [
+        (checks.clip_name, lambda name: name, "nothing is translated"),
+        (checks.clip_name, lambda name: f"text_model.{good_name(name)}", "without text_model. in front"),
+        (checks.clip_name, but(last="layer_norm."), "very last normalisation is no part"),
+        (checks.clip_name, but(last="norm."), "very last normalisation is no part"),
+        (
+            checks.clip_name,
+            lambda name: good_name(name).replace(".layer_norm", ".final_layer_norm"),
+            "only the very last",
+        ),
+        (checks.clip_name, but(to_out="to_out"), "layer behind the heads"),
+        (checks.clip_name, but(to_q="q", to_k="k", to_v="v"), "queries, keys and values"),
+        (checks.clip_name, but(to_q="to_q", to_k="to_k", to_v="to_v", to_out="to_out"), "all four layers"),
+        (checks.clip_name, but(attention_dot="attention."), "the attention itself"),
+        (checks.clip_name, but(fc="fc"), "feed-forward stand in a part"),
+        (checks.clip_name, but(blocks_dot="layers."), "blocks stand in a part"),
+        (checks.clip_name, but(tokens_dot="tokens."), "table of tokens"),
+        (checks.clip_name, but(positions_dot="positions."), "table of positions"),
+        (checks.clip_name, but(to_q="k_proj", to_k="q_proj"), "queries and keys are exchanged"),
+        (checks.clip_name, lambda name: good_name(name).rpartition(".")[0], "the end stays"),
         (checks.map_shape, lambda h, w, k: (8, h * w // 4**k, 77), "places of the picture"),
         (checks.map_shape, lambda h, w, k: good_shape(h, w, min(k, 1)), "once more"),
         (checks.map_shape, lambda h, w, k: good_shape(h, w, k + 1), "level 0 is the full"),

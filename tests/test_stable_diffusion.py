@@ -238,6 +238,33 @@ def test_what_diffusers_calls_otherwise(both, monkeypatch):
     assert (skipping(prompt, **how) - both.ours(prompt, **how)).abs().max() > 1e-3
 
 
+SAMPLERS = {
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddpm",
+    "EulerDiscreteScheduler": "euler",
+    "HeunDiscreteScheduler": "heun",
+    "DPMSolverMultistepScheduler": "dpm_solver_2m",
+}
+
+
+@pytest.mark.parametrize("both", ["SD 1"], indirect=True)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_scheduler_is_a_sampler_and_the_schedule_of_the_model(both, name, monkeypatch):
+    """The table of lesson 11: their class is our sampler; what their file says of the model is in pipe.schedule."""
+    spacing = "trailing" if name.startswith("DPM") else "leading"  # there DPM-Solver counts one step more than others
+    kept = {key: value for key, value in both.theirs.scheduler.config.items() if key[0] != "_" and "alpha" not in key}
+    scheduler = getattr(diffusers, name).from_config(kept | dict(clip_sample=False, timestep_spacing=spacing))
+    monkeypatch.setattr(both.theirs, "scheduler", scheduler)
+    monkeypatch.setattr(both.ours, "ends_clean", True)
+    monkeypatch.setattr(both.ours, "spacing", spacing)
+    x_T, generator = random(1, 4, 8, 12, seed=3), torch.Generator().manual_seed(6)
+    how = dict(HOW, negative_prompt="", num_inference_steps=5, latents=x_T, height=32, width=48, generator=generator)
+    theirs = both.theirs(PROMPTS[0], **how).images
+    ours = partial(both.ours, PROMPTS[0], **OURS | dict(negative_prompt="", x_T=x_T, seed=6, steps=5))
+    assert_equal(ours(sampler=SAMPLERS[name]), theirs, 1e-4)
+    assert (ours(sampler="ddim" if SAMPLERS[name] == "heun" else "heun") - theirs).abs().max() > 1e-3
+
+
 def second_draw(seed):
     """The noise of diffusers, which first draws from the latent of the picture."""
     generator = torch.Generator().manual_seed(seed)

@@ -24,7 +24,7 @@ from .lesson_06 import compression, kl_between, scale_factor
 from .lesson_07 import cross_attention_flops, decodable_latent, models_to_pay
 from .lesson_08 import retrieval, share_inside
 from .lesson_09 import guidance, overwriting, remaining, rescaled
-from .lesson_11 import block_parameters, map_shape, training_bytes
+from .lesson_11 import block_parameters, clip_name, map_shape, training_bytes
 from .networks import attention, cross_attention, lora_forward, time_embedding, unet_forward
 from .noising import add_noise, ddim_step, heun_step, schedule
 from .training import training_loop, training_step
@@ -62,6 +62,7 @@ __all__ = [
     "remaining",
     "rescaled",
     "overwriting",
+    "clip_name",
     "map_shape",
     "block_parameters",
     "training_bytes",

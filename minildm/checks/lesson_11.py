@@ -1,6 +1,82 @@
-"""Checks of lesson 11: the sizes of Stable Diffusion."""
+"""Checks of lesson 11: the names and the sizes of Stable Diffusion."""
+
+import torch
+
+from minildm.reference_names import reference_name
+from minildm.text import TextEncoder
 
 from ._check import Exercise, exercise
+
+
+@exercise
+def clip_name() -> Exercise:
+    """`answer(name)`: what CLIPTextModel of transformers calls a parameter of our TextEncoder, without "text_model."."""
+    with torch.device("meta"):
+        towers = [TextEncoder(9, 4, depth=depth, heads=2, length=5) for depth in (1, 3, 12)]
+    theirs = {name: reference_name(towers[-1], name) for name in towers[-1].state_dict()}
+
+    def ask(answer, names):
+        given = {name: answer(name) for name in names}
+        right = {name: theirs[name] for name in names}
+        words = all(isinstance(one, str) for one in given.values())
+        unknown = [one for one in given.values() if words and one not in right.values()]
+        wrong = [name for name in names if words and not unknown and given[name] != right[name]]
+        return {
+            "each answer is a name": words,
+            "names that CLIPTextModel does not have": _some(unknown),
+            "parameters that get the name of another one": _some(wrong),
+        }
+
+    def but(*pairs):
+        def name(ours):
+            found = theirs[ours]
+            for old, new in pairs:
+                found = found.replace(old, new)
+            return found
+
+        return name
+
+    mistakes = {
+        "these are our own names: nothing is translated yet": lambda name: name,
+        "without text_model. in front, which only some versions put there": lambda name: f"text_model.{theirs[name]}",
+        "the very last normalisation is no part of a block, and has a name of its own": [
+            but(("final_layer_norm", "layer_norm")),
+            but(("final_layer_norm", "norm")),
+        ],
+        "only the very last normalisation is called final; those in the blocks are not": but(
+            (".layer_norm", ".final_layer_norm")
+        ),
+        "the normalisations in the blocks: compare our norm1 with what theirs is called": but((".layer_norm", ".norm")),
+        "the layer behind the heads: ours is to_out": [but(("out_proj", "to_out")), but(("out_proj", "to_out_proj"))],
+        "queries, keys and values: ours are to_q, to_k and to_v": [
+            but(*((f".{one}_proj", f".to_{one}") for one in "qkv")),
+            but(*((f".{one}_proj", f".{one}") for one in "qkv")),
+        ],
+        "all four layers of the attention have other names there": but(
+            *((f".{one}_proj", f".to_{one}") for one in ("q", "k", "v", "out"))
+        ),
+        "the attention itself has another name": but(("self_attn", "attention")),
+        "the two layers of the feed-forward stand in a part of their own there": but((".mlp", "")),
+        "the blocks stand in a part of their own there": [but(("encoder.layers", "layers")), but(("encoder.", ""))],
+        "the blocks are called layers there": but(("encoder.layers", "encoder.blocks")),
+        "the table of tokens has another name": but(("embeddings.token_embedding", "tokens")),
+        "the table of positions has another name": but(("embeddings.position_embedding", "positions")),
+        "both tables stand in a part of their own there": but(("embeddings.", "")),
+        "two normalisations are exchanged: they have one shape, so that no file complains": but(
+            ("norm1", "norm0"), ("norm2", "norm1"), ("norm0", "norm2")
+        ),
+        "queries and keys are exchanged: they have one shape, so that no file complains": but(
+            ("q_proj", "x_proj"), ("k_proj", "q_proj"), ("x_proj", "k_proj")
+        ),
+        "the end stays: .weight or .bias": lambda name: theirs[name].rpartition(".")[0],
+    }
+    cases = [(list(tower.state_dict()),) for tower in towers]
+    return Exercise(lambda name: theirs[name], cases, mistakes, run=ask, own=[reference_name])
+
+
+def _some(names):
+    """The first few of some names, in a line; "none" where there are none."""
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"
 
 
 @exercise
