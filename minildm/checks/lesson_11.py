@@ -10,7 +10,7 @@ from ._check import Exercise, exercise
 
 @exercise
 def clip_name() -> Exercise:
-    """`answer(name)`: what CLIPTextModel of transformers calls a parameter of our TextEncoder, without "text_model."."""
+    """`answer(name)`: what CLIPTextModel calls a parameter of our TextEncoder, without "text_model." in front."""
     with torch.device("meta"):
         towers = [TextEncoder(9, 4, depth=depth, heads=2, length=5) for depth in (1, 3, 12)]
     theirs = {name: reference_name(towers[-1], name) for name in towers[-1].state_dict()}
