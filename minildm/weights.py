@@ -90,7 +90,9 @@ def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[dict[st
     """A module as tensors and texts, from which `unpack` rebuilds it: for a file that holds several modules.
 
     module: one of CLASSES, also compiled, with its constructor's keyword arguments in `module.config`.
-    dtype: how floating-point tensors are stored; torch.float16 halves them and is widened again by `unpack`.
+    dtype: how floating-point tensors are stored; torch.float16 halves them and is widened again by `unpack`. With a
+        dtype of one byte, such as torch.float8_e4m3fn, vectors are stored in half precision: they are few, and a
+        whole channel hangs on each of their numbers.
     -> the tensors, on their device, and {"class": name, "config": JSON}, with "schedule" where the module has one
 
     Raises ValueError for a class outside CLASSES, a config that does not rebuild the module, what was put into it from
@@ -112,10 +114,17 @@ def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[dict[st
     for key, tensor in storage.state(module).items():
         if tensor.is_meta:
             raise ValueError(f"{key} is on the meta device, which holds no values: fill the {name} before saving it")
-        tensors[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        if not tensors[key].isfinite().all():
-            found = f"values up to {tensor.abs().max():.3g}"
-            raise ValueError(f"{key} has {found}, which {dtype} cannot hold; store it as torch.float32, or retrain")
+        tensors[key] = tensor
+        if tensor.is_floating_point():
+            stored_as = torch.float16 if dtype.itemsize == 1 and tensor.ndim < 2 else dtype
+            if not (
+                tensor.abs() <= torch.finfo(stored_as).max
+            ).all():  # float8 turns what is too large into its largest
+                found = f"values up to {tensor.abs().max():.3g}"
+                raise ValueError(
+                    f"{key} has {found}, which {stored_as} cannot hold; store it as torch.float32, or retrain"
+                )
+            tensors[key] = tensor.to(stored_as)
     config = _json(module.config, f"{name}.config")
     with defaults("meta"):  # shapes only: costs no memory and draws no random numbers
         twin = storage.state(_class(name)(**json.loads(config)))

@@ -431,6 +431,9 @@ class TestAttention:
             (lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5).softmax(2) @ v, "wrong axis"),
             (lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5) @ v, "without a softmax"),
             (lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5).exp() @ v, "do not add up to 1"),
+            (lambda q, k, v: (q @ k.mT / k.shape[2] ** 0.5).softmax(-1) @ v, "not how many keys"),
+            (lambda q, k, v: (q @ k.permute(3, 2, 1, 0)).softmax(-1) @ v, "only its last two"),
+            (lambda q, k, v: (q @ k.mT) / (q @ k.mT).sum(-1) @ v, "keepdim=True"),
         ],
     )
     def test_wrong(self, wrong, hint):

@@ -71,6 +71,19 @@ def test_half_precision_is_half_the_file_and_is_widened(file, tmp_path):
     )
 
 
+def test_float8_is_for_matrices_and_kernels_and_is_widened(tmp_path):
+    eight = torch.float8_e4m3fn
+    sizes = [
+        weights.save(tmp_path / f"{dtype}.safetensors", unet(channels=(32, 16)), dtype=dtype).stat().st_size
+        for dtype in (eight, torch.float16)
+    ]
+    assert sizes[0] < 0.7 * sizes[1]
+    for name, tensor in storage.state(weights.load(tmp_path / f"{eight}.safetensors")).items():
+        stored = torch.float16 if tensor.ndim < 2 else eight
+        assert tensor.dtype == torch.float32, name
+        assert torch.equal(tensor, storage.state(unet(channels=(32, 16)))[name].to(stored).float()), name
+
+
 def test_memory_layout_does_not_matter(tmp_path):
     module = unet().to(memory_format=torch.channels_last)
     loaded = weights.load(weights.save(tmp_path / "u.safetensors", module))
@@ -247,6 +260,11 @@ def test_what_cannot_be_saved(tmp_path):
         module.stem.bias[1] = -70000.0
     with pytest.raises(ValueError, match=r"stem.bias has values up to 7e\+04, which torch.float16 cannot hold"):
         weights.save(path, module, dtype=torch.float16)
+    module = unet()
+    with torch.no_grad():
+        module.stem.weight[0, 0, 1, 1] = 500.0
+    with pytest.raises(ValueError, match=r"stem.weight has values up to 500, which torch.float8_e4m3fn cannot hold"):
+        weights.save(path, module, dtype=torch.float8_e4m3fn)
     assert not list(tmp_path.iterdir())
 
 

@@ -175,9 +175,18 @@ def attention() -> Exercise:
         "the values are summed up alike: where do the weights come in?": lambda q, k, v: v.mean(
             2, keepdim=True
         ).expand_as(q),
+        "d is how many numbers a query has, not how many keys there are": lambda q, k, v: _attend(
+            q, k, v, lambda d: k.shape[2] ** -0.5
+        ),
+    }
+    errors = {
+        "Expected size for first two dimensions": (
+            "k is turned in all its axes; only its last two are to be exchanged: k.mT, or k.transpose(-1, -2)"
+        ),
+        "must match the size of tensor": "a sum over the last axis drops that axis; keepdim=True keeps it",
     }
     own = [F.scaled_dot_product_attention, F.multi_head_attention_forward]
-    return Exercise(_attend, cases, mistakes, own=own)
+    return Exercise(_attend, cases, mistakes, own=own, errors=errors)
 
 
 @exercise

@@ -44,9 +44,9 @@ class Job:
         print(f"{title}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), flush=True)
         return figures
 
-    def finish(self, model: nn.Module, history: History, **record: Any) -> Path:
-        """Write the weights in half precision, with their record; end the run; returns the path."""
-        path = weights.save(self.out or self.name, model, dtype=torch.float16, **self.record(history), **record)
+    def finish(self, model: nn.Module, history: History, *, dtype: torch.dtype = torch.float16, **record: Any) -> Path:
+        """Write the weights, stored in dtype, with their record; end the run; returns the path."""
+        path = weights.save(self.out or self.name, model, dtype=dtype, **self.record(history), **record)
         self.end()
         return path
 
@@ -62,10 +62,13 @@ class Job:
                 path.unlink(missing_ok=True)
 
 
-def amend(name: str, out: Path | None = None, **figures: Any) -> Path:
-    """Add figures to the record of shipped weights, written again or to another file; returns the path."""
+def amend(name: str, out: Path | None = None, *, dtype: torch.dtype = torch.float16, **figures: Any) -> Path:
+    """Add figures to the record of shipped weights, written again or to another file; returns the path.
+
+    dtype: what the weights are stored in.
+    """
     model, record = weights.load(name), weights.record(name)
-    return weights.save(out or name, model, dtype=torch.float16, **record | figures)
+    return weights.save(out or name, model, dtype=dtype, **record | figures)
 
 
 def measured_once(path: Path, measure: Callable[[], dict], resume: bool) -> dict:

@@ -102,7 +102,7 @@ class Tokenizer:
         path, bpe = Path(path), self._complete()
         if path.suffix != ".json":
             return files.write_folder(path, bpe, self.start, self.end)
-        return storage.write_text(path, bpe.to_str(pretty=True))
+        return storage.write_text(path, bpe.to_str())  # in one line: less than half as long
 
     def to_json(self) -> str:
         """All of it as a text, for `from_json`: what `save` writes into one file."""

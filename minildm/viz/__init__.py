@@ -1,5 +1,6 @@
 """Pictures for the lessons. A function that draws returns the figure or axes it drew on."""
 
+from ._attention import attention_by_hand
 from ._blocks import CONV_BLOCK, RESIDUAL_BLOCK, TIME_BLOCK, TRANSFORMER_BLOCK, Block, blocks
 from ._denoising import answers, clocks, origins
 from ._figures import (
@@ -60,6 +61,7 @@ __all__ = [
     "found_in",
     "Block",
     "blocks",
+    "attention_by_hand",
     "CONV_BLOCK",
     "RESIDUAL_BLOCK",
     "TIME_BLOCK",
