@@ -217,6 +217,8 @@ def named(tasks, n=7):
             torch.full((n, 1, 2, 2), 10.0 * k) + torch.arange(n)[:, None, None, None],
             torch.full((n, 2, 2), k, dtype=torch.uint8),
             torch.arange(n).half()[:, None, None, None].expand(n, 4, 2, 2),
+            torch.tensor([[k, 0]], dtype=torch.uint8).expand(n, 2),
+            torch.ones(n, dtype=torch.uint8),
             {language: [f"{language} {k} {i}" for i in range(n)] for language in LANGUAGES},
         )
         for k, task in enumerate(tasks)
@@ -239,9 +241,10 @@ def test_a_batch_keeps_words_and_pictures_together():
     tasks = [TASKS[int(k)] for _, k, _ in told]
     assert set(tasks) == {"counting", "position"} and 0.65 < tasks.count("counting") / len(tasks) < 0.85
     assert {language for language, _, _ in told} == set(LANGUAGES) and {i for *_, i in told} == set("0123456")
-    t, steps = batch["t"].sort().values, len(pocket.schedule())
-    assert (t >= torch.arange(400) * steps / 400 - 1).all() and (t < torch.arange(1, 401) * steps / 400).all()
-    assert (batch["t"] != t).any() and batch["t"].dtype == torch.int64
+    t = batch["t"].sort().values
+    for share, bound in pocket_scenes.TIMES.items():
+        assert abs(int((t < 1000 * bound).sum()) - 400 * share) <= 1
+    assert (batch["t"] != t).any() and batch["t"].dtype == torch.int64 and (t.unique().diff() < 10).all()
     again = batches(torch.Generator().manual_seed(1), 400)
     assert all(torch.equal(again[name], batch[name]) for name in ("x_0", "eps", "t", "ids"))
 
@@ -262,7 +265,8 @@ def test_the_loss_is_told_the_words(encoder, tokens):
 
 def _colours(tokens):
     there = (torch.arange(3 * 16).reshape(3, 4, 4) % 5 == 0).byte()  # something in every fifth cell
-    some = pocket_scenes.Latents(torch.randn(3, 5, 4, 4), 7 * there, torch.rand(3, 4, 4, 4), _captions(3))
+    asked = torch.tensor([[7, 0]] * 3, dtype=torch.uint8), torch.ones(3, dtype=torch.uint8)
+    some = pocket_scenes.Latents(torch.randn(3, 5, 4, 4), 7 * there, torch.rand(3, 4, 4, 4), *asked, _captions(3))
     return pocket_scenes.Batches({"colour": some}, tokens, {"colour": 1}, SCHEDULE, unconditional_rate=0.5)
 
 
@@ -277,7 +281,7 @@ def test_the_second_task_is_for_training_alone(encoder, tokens):
     torch.testing.assert_close(prediction, model(batch["x_0"], batch["t"], context=context))
     assert cells.shape == (6, 1 + len(data.VOCABULARY) + 4, 4, 4)
     together = loss(both, batch)
-    wrong = loss(both, batch | {"classes": (batch["classes"] + 3) % 9})
+    wrong = loss(both, batch | {"cells": batch["cells"].roll(3, 1)})
     assert together > alone and (wrong - together).abs() > 1e-4
     together.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in both.head.parameters())
@@ -291,12 +295,41 @@ def test_the_second_task_is_for_training_alone(encoder, tokens):
 
 def test_the_loss_of_cells_by_hand():
     told = torch.zeros(1, 1 + 2 + 4, 1, 2)  # two classes; two cells, all equally likely, boxes 0
-    classes, boxes = torch.tensor([[[0, 2]]]), torch.tensor([1.0, 2, 3, 4]).reshape(1, 4, 1, 1).expand(1, 4, 1, 2)
+    cells = torch.tensor([[1.0, 0], [0, 0.25], [0, 0.75]]).reshape(1, 3, 1, 2)
+    there, boxes = torch.tensor([[[False, True]]]), torch.tensor([1.0, 2, 3, 4]).reshape(1, 4, 1, 1).expand(1, 4, 1, 2)
     expected = np.log(3) + (1 + 4 + 9 + 16) / 4  # the box of the cell where something stands
-    assert pocket.cells_loss(told, classes, boxes).item() == pytest.approx(expected)
-    told[0, 2, 0, 1] = 100.0
-    assert pocket.cells_loss(told, classes, boxes).item() == pytest.approx(np.log(3) / 2 + 7.5)
-    assert pocket.cells_loss(told * 0, classes * 0, boxes).item() == pytest.approx(np.log(3))
+    assert pocket.cells_loss(told, cells, boxes, there).item() == pytest.approx(expected)
+    told[0, :3, 0, 1] = torch.tensor([0, 0, 1.0])  # chances of 1, 1 and e among 2 + e
+    of_second = 0.25 * np.log(2 + np.e) + 0.75 * (np.log(2 + np.e) - 1)
+    assert pocket.cells_loss(told, cells, boxes, there).item() == pytest.approx((np.log(3) + of_second) / 2 + 7.5)
+    assert pocket.cells_loss(told * 0, cells, boxes, ~there & there).item() == pytest.approx(np.log(3))
+
+
+def test_where_noise_hides_the_picture_the_second_task_asks_for_what_the_words_say(vae, tokens):
+    some = pocket_scenes.latents(vae, "position", 300, seed=3)
+    maps = pocket_scenes.expected_layouts(some)
+    assert maps.shape == (len(data.RELATIONS), 2, 8, 8)
+    for relation, (first, second) in zip(data.RELATIONS, maps, strict=True):
+        sideways = {"left of": first.sum(0) - second.sum(0), "right of": second.sum(0) - first.sum(0)}
+        upright = {"above": first.sum(1) - second.sum(1), "below": second.sum(1) - first.sum(1)}
+        lead = (sideways | upright)[relation]
+        assert lead[:4].sum() > 4 and lead[4:].sum() < -4, relation
+    batches = pocket_scenes.Batches({"position": some}, tokens, {"position": 1}, SCHEDULE)
+    batch = batches(torch.Generator().manual_seed(0), 200)
+    torch.testing.assert_close(batch["cells"].sum(1), torch.ones(200, 8, 8))
+    hidden = batch["t"] >= 940
+    assert 0 < hidden.sum() < 200
+    known = torch.nn.functional.one_hot(batch["classes"][~hidden], 1 + len(data.VOCABULARY)).movedim(-1, 1)
+    assert torch.equal(batch["cells"][~hidden], known.float())
+    things = (batch["cells"][hidden][:, 1:].amax((2, 3)) > 0).sum(1)
+    assert (things == 2).all() and batch["cells"][hidden].max() < 1
+
+
+def test_counts_have_layouts_of_their_own(vae):
+    some = pocket_scenes.latents(vae, "counting", 60, seed=3)
+    assert set(some.layouts.tolist()) == {2, 3, 4} and (some.things[:, 1] == 0).all()
+    cells = pocket_scenes.expected_layouts(some).sum((1, 2, 3))
+    assert cells[0] == cells[1] == 0 < cells[2] < cells[4]
 
 
 def test_cells_say_what_stands_where():

@@ -32,7 +32,7 @@ MUON = 20  # times the rate of AdamW, for its updates have another size
 WIDTH, GUIDANCE = 160, 3.0
 SHIFT = 3.0  # of the noise schedule: 16 channels say the same thing many times over, and that shows through noise
 SCENES, UNSEEN = 8_000, 500  # for each share of a task, to learn from; and of each task, to measure on
-CELLS_WEIGHT = 0.1  # of the second task, see `WithCells`
+CELLS_WEIGHT = 0.3  # of the second task, see `WithCells`
 TEST_SEED = 8
 SHIPPED = {"text_encoder": "text-pocket"}  # what a shipped pocket need not repeat
 # How often a task is drawn: single things, and where things stand and how many there are, take longest to learn.
@@ -83,11 +83,12 @@ class WithCells(nn.Module):
         return prediction, self.head(self._features)
 
 
-def cells_loss(told: Tensor, classes: Tensor, boxes: Tensor) -> Tensor:
-    """Cross-entropy of what stands in each cell, (b, h, w), and squared error of its box, (b, 4, h, w)."""
-    told, there = told.float(), (classes > 0)[:, None]
+def cells_loss(told: Tensor, cells: Tensor, boxes: Tensor, there: Tensor) -> Tensor:
+    """Cross-entropy of the chances in each cell, (b, 1 + classes, h, w), and squared error of boxes, (b, 4, h, w),
+    where a thing is there, (b, h, w)."""
+    told, there = told.float(), there[:, None]
     squared = ((told[:, -4:] - boxes).square() * there).sum() / (4 * there.sum()).clamp(min=1)
-    return F.cross_entropy(told[:, :-4], classes.long()) + squared
+    return F.cross_entropy(told[:, :-4], cells) + squared
 
 
 class TextConditionedLoss:
@@ -114,7 +115,9 @@ class TextConditionedLoss:
             return prediction
 
         loss = self.loss(denoise, batch, unwrapped(model).denoiser.schedule, **self.options)
-        return loss + CELLS_WEIGHT * cells_loss(told["cells"], tensors["classes"], tensors["boxes"])
+        return loss + CELLS_WEIGHT * cells_loss(
+            told["cells"], tensors["cells"], tensors["boxes"], tensors["classes"] > 0
+        )
 
 
 def optimizers(parameters: Mapping[str, nn.Parameter], lr: float = LR) -> list[torch.optim.Optimizer]:

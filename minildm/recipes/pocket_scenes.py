@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minildm import data, storage
@@ -23,6 +24,9 @@ from minildm.text import Tokenizer
 
 SIZE, TRAIN_SEED = 64, 7
 UNCONDITIONAL_RATE = 0.1  # how often a caption is dropped, so that the U-Net can also draw without one, for guidance
+HIDDEN = 0.94  # of the timesteps: from here on, nothing of the picture is to be seen in the noise
+# Which share of the samples lies below which part of the timesteps: what stands where is decided late.
+TIMES = {0.0: 0.0, 0.4: 0.7, 0.8: HIDDEN, 1.0: 1.0}
 
 
 class Latents(NamedTuple):
@@ -31,6 +35,8 @@ class Latents(NamedTuple):
     z: Tensor  # (n, c, h, w) float16, scaled
     classes: Tensor  # (n, h, w) uint8, what stands in each cell of the latent: 0 = ground, i + 1 = VOCABULARY[i]
     boxes: Tensor  # (n, 4, h, w) float16: from a cell to the middle of its thing, and the thing's size, see `_cells`
+    things: Tensor  # (n, 2) uint8: the prompt's first and second thing, numbered as in classes; 0 where there is none
+    layouts: Tensor  # (n,) uint8: what the prompt says about places, the number of the relation or of the things
     captions: dict[str, list[str]]  # by language
 
 
@@ -47,27 +53,54 @@ def latents(
             values.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     key = dict(task=task, n=n, seed=seed, split=split, size=size, content=CONTENT, sprites=sprites.version())
     layout = "grid" if size >= 64 else "free"  # smaller pictures have no room for it
-    key |= dict(vae=values.hexdigest(), scale_factor=vae.scale_factor, multiple=vae.multiple, layout=layout)
+    key |= dict(version=2, vae=values.hexdigest(), scale_factor=vae.scale_factor, multiple=vae.multiple, layout=layout)
 
     def build(folder: Path):
         captions = {language: [] for language in data.LANGUAGES}
-        parts = {"z": [], "classes": [], "boxes": []}
+        parts = {name: [] for name in Latents._fields[:-1]}
         for start in range(0, n, 500):
             asked = dict(size=size, tasks=task, start=start, layout=layout)
             scenes = data.scene_arrays(min(500, n - start), seed, split, **asked)
             parts["z"].append(encoded(vae, scenes.images))
-            for name, part in zip(("classes", "boxes"), _cells(scenes, vae.multiple), strict=True):
+            said = (*_cells(scenes, vae.multiple), *_asked(scenes.prompts))
+            for name, part in zip(("classes", "boxes", "things", "layouts"), said, strict=True):
                 parts[name].append(part)
             wording = np.random.default_rng((seed, start)).random
-            for language, said in captions.items():
-                said += [data.caption(prompt, language, wording) for prompt in scenes.prompts]
+            for language, texts in captions.items():
+                texts += [data.caption(prompt, language, wording) for prompt in scenes.prompts]
         storage.write(folder / "latents.safetensors", {name: torch.cat(some) for name, some in parts.items()}, {})
         storage.write_text(folder / "captions.json", json.dumps(captions))
 
     folder = cached("latents", key, build)
     tensors, _ = storage.read(folder / "latents.safetensors")
     captions = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
-    return Latents(tensors["z"], tensors["classes"], tensors["boxes"], captions)
+    return Latents(**tensors, captions=captions)
+
+
+def _asked(prompts: Sequence[data.Prompt]) -> tuple[Tensor, Tensor]:
+    """The things of each prompt, and what it says about places. -> (n, 2) uint8, (n,) uint8"""
+    things = torch.zeros(len(prompts), 2, dtype=torch.uint8)
+    layouts = torch.zeros(len(prompts), dtype=torch.uint8)
+    for i, prompt in enumerate(prompts):
+        for j, (name, count) in enumerate(prompt.objects):
+            things[i, j] = data.VOCABULARY.index(name) + 1
+            layouts[i] = count
+        if prompt.relation:
+            layouts[i] = data.RELATIONS.index(prompt.relation)
+    return things, layouts
+
+
+def expected_layouts(scenes: Latents) -> Tensor:
+    """How often each thing of a prompt stands in a cell, over all scenes that ask for the same layout.
+
+    -> (layouts, 2, h, w): the chance to find the first thing there, and the second. What a painter can know from the
+    words alone.
+    """
+    found = (scenes.classes[:, None] == scenes.things[:, :, None, None]) & (scenes.things > 0)[:, :, None, None]
+    maps = torch.zeros(int(scenes.layouts.max()) + 1, *found.shape[1:])
+    for layout in scenes.layouts.unique().tolist():
+        maps[layout] = found[scenes.layouts == layout].float().mean(0)
+    return maps
 
 
 def _cells(scenes: data.Scenes, cell: int) -> tuple[Tensor, Tensor]:
@@ -100,9 +133,12 @@ def encoded(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
 
 
 class Batches:
-    """`batches(generator, n)` -> x_0, eps, t, ids (n, length), classes and boxes of n scenes.
+    """`batches(generator, n)` -> x_0, eps, t, ids (n, length), classes, boxes and cells of n scenes.
 
-    Each is captioned in one of the languages.
+    Each is captioned in one of the languages. cells: (n, 1 + things, h, w), the chance that a thing stands in a cell:
+    what the picture shows or, where noise hides the picture, what can be expected from the words. Taught the one layout
+    that was drawn, a network would have to average over thousands of them before it saw what the words have to do
+    with it.
 
     shares: how often each task is drawn, in any unit.
     unconditional_rate: how often a caption is dropped, that is, left empty.
@@ -119,20 +155,47 @@ class Batches:
         self.latents, self.tokenizer, self.unconditional_rate = latents, tokenizer, unconditional_rate
         self.tasks = [task for task in latents if shares.get(task, 0)]
         self.shares = torch.tensor([float(shares[task]) for task in self.tasks])
+        self.expected = {task: expected_layouts(latents[task]) for task in self.tasks}
         self.schedule = schedule
 
     def __call__(self, generator: torch.Generator, n: int) -> dict[str, Tensor]:
         tasks = torch.multinomial(self.shares, n, replacement=True, generator=generator).tolist()
         where, language, kept = torch.rand(3, n, generator=generator, dtype=torch.float64).tolist()
-        z, classes, boxes, texts = [], [], [], []
-        for i in range(n):
-            scenes = self.latents[self.tasks[tasks[i]]]
+        t = draw_timesteps(n, self.schedule, generator)
+        hidden = t >= HIDDEN * len(self.schedule)
+        z, classes, boxes, cells, texts = [], [], [], [], []
+        for i, task in enumerate(self.tasks[k] for k in tasks):
+            scenes = self.latents[task]
             at = int(where[i] * len(scenes.z))
             for found, part in zip((z, classes, boxes), scenes, strict=False):
                 found.append(part[at])
+            cells.append(self._expected(task, at) if hidden[i] else _as_chances(classes[-1]))
             captions = scenes.captions[data.LANGUAGES[int(language[i] * len(data.LANGUAGES))]]
             texts.append(captions[at] if kept[i] >= self.unconditional_rate else "")
         noised = draw_noise(torch.stack(z).float(), self.schedule, generator)
-        t = spread_timesteps(n, self.schedule, generator)
-        cells = {"classes": torch.stack(classes).long(), "boxes": torch.stack(boxes).float()}
-        return noised | cells | {"t": t, "ids": self.tokenizer(texts)[0]}
+        said = {
+            "classes": torch.stack(classes).long(),
+            "boxes": torch.stack(boxes).float(),
+            "cells": torch.stack(cells),
+        }
+        return noised | said | {"t": t, "ids": self.tokenizer(texts)[0]}
+
+    def _expected(self, task: str, at: int) -> Tensor:
+        scenes = self.latents[task]
+        maps = self.expected[task][int(scenes.layouts[at])]  # (2, h, w)
+        chances = torch.zeros(1 + len(data.VOCABULARY), *maps.shape[1:])
+        chances.index_add_(0, scenes.things[at].long(), maps)
+        chances[0] = (1 - maps.sum(0)).clamp(min=0)
+        return chances
+
+
+def _as_chances(classes: Tensor) -> Tensor:
+    """Cells of which one knows what stands there. (h, w) -> (1 + things, h, w)"""
+    return F.one_hot(classes.long(), 1 + len(data.VOCABULARY)).movedim(-1, 0).float()
+
+
+def draw_timesteps(n: int, schedule: NoiseSchedule, generator: torch.Generator) -> Tensor:
+    """n timesteps spread over the schedule as `TIMES` says, in random order. (n,)"""
+    even = (spread_timesteps(n, schedule, generator) + 0.5) / len(schedule)
+    warped = np.interp(even.numpy(), list(TIMES), list(TIMES.values()))
+    return torch.from_numpy(warped * len(schedule)).long()
