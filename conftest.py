@@ -8,6 +8,8 @@ import threading
 import hypothesis
 import pytest
 
+collect_ignore_glob = ["notebooks/homework/*"]  # tests/test_homework.py has nbgrader run these, once
+
 
 def pytest_configure(config):
     # Rendered data and the libraries' own caches go to a folder that goes away; and what is not there by then is

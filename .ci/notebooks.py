@@ -1,4 +1,4 @@
-"""Run notebooks from top to bottom and keep their outputs: all lessons and their evidence, or those named as arguments.
+"""Run notebooks from top to bottom and keep their outputs: all of them, or those named as arguments.
 
 A notebook is replaced only when every cell of it ran, by a rename, so it never holds the outputs of half a run.
 What would not do for readers is an error too: text on stderr, a path of this machine, a file too large to show.
@@ -62,7 +62,7 @@ def main(names: list[str]) -> int:
     """Run the notebooks of these names, or all; 1 if one failed."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     lessons = ROOT / "notebooks"
-    all_of_them = sorted([*lessons.glob("*.ipynb"), *lessons.glob("evidence/*.ipynb")])
+    all_of_them = sorted(path for folder in ("", "evidence/", "homework/") for path in lessons.glob(f"{folder}*.ipynb"))
     paths = [Path(name).resolve() for name in names] or all_of_them
     failed = []
     for path in paths:

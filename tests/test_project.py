@@ -22,6 +22,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = LESSONS + sorted((ROOT / "notebooks").glob("evidence/*.ipynb"))
+HOMEWORK = sorted((ROOT / "notebooks").glob("homework/*.ipynb"))  # tests/test_homework.py has more of it
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -145,7 +146,7 @@ def test_claims_are_read_from_printed_lines(tmp_path):
         claims.rows(tmp_path)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS + HOMEWORK, ids=lambda path: path.stem)
 def test_a_notebook_is_committed_as_it_ran(path):
     text = path.read_text(encoding="utf-8")
     cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
@@ -153,13 +154,14 @@ def test_a_notebook_is_committed_as_it_ran(path):
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), "run: make notebooks"
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
-    assert max(len("".join(cell["source"]).splitlines()) for cell in cells) <= 20
+    shown = [cell for cell in cells if "BEGIN HIDDEN TESTS" not in "".join(cell["source"])]
+    assert max(len("".join(cell["source"]).splitlines()) for cell in shown) <= 20
     assert len(text.encode()) <= 1_500_000
     readable = re.sub(r'"image/\w+": "[^"]*"', "", text)
     assert not re.findall(r"/(?:work|tmp|root|home|Users)/[^\s\"]*", readable)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS + HOMEWORK, ids=lambda path: path.stem)
 def test_links_of_a_notebook_lead_somewhere(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
@@ -199,7 +201,7 @@ def test_mathematics_that_would_not_render_is_seen():
     assert len(unrendered("$x_{t$")) == len(unrendered("$x_{t$ and\n\n$y$")) == len(unrendered("$$x$")) == 1
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS + HOMEWORK, ids=lambda path: path.stem)
 def test_mathematics_of_a_notebook_renders(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
@@ -249,6 +251,7 @@ def test_the_wheel_carries_the_package_its_weights_and_the_lessons(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     here = {path.relative_to(ROOT).as_posix() for path in (ROOT / "minildm").rglob("*") if path.is_file()}
     lessons = [path.relative_to(ROOT / "notebooks") for path in (ROOT / "notebooks").rglob("*") if path.is_file()]
+    lessons = [path for path in lessons if path.parts[0] != "homework"]  # with solutions: for instructors alone
     here |= {f"minildm/_lessons/{path.as_posix()}" for path in lessons}
     here = {name for name in here if "__pycache__" not in name and ".ipynb_checkpoints" not in name}
     assert {name for name in names if ".dist-info/" not in name} == here
@@ -258,7 +261,9 @@ def test_the_wheel_carries_the_package_its_weights_and_the_lessons(tmp_path):
 def test_the_source_distribution_is_lean(tmp_path):
     archive = next(SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
     with tarfile.open(archive) as file:
-        top = {name.split("/")[1] for name in file.getnames()}
+        names = file.getnames()
+        assert not [name for name in names if "/notebooks/homework" in name]
+        top = {name.split("/")[1] for name in names}
     assert top == {
         "minildm",
         "notebooks",

@@ -1,5 +1,6 @@
 """How a check ends: passed, not written yet, or an error that tells nothing but what is wrong."""
 
+import os
 from collections.abc import Callable
 from types import TracebackType
 
@@ -32,10 +33,10 @@ class strict:
     """In strict mode an exercise that is not written yet fails, as a grader needs it; else it says so and goes on.
 
     on: False turns the mode off again. `checks.strict()` holds from there on, `with checks.strict():` inside the block,
-    and `checks.dice(answer, strict=True)` for one call.
+    and `checks.dice(answer, strict=True)` for one call. Where nbgrader runs the notebook, it is on from the beginning.
     """
 
-    now = False
+    now = "NBGRADER_EXECUTION" in os.environ  # set by nbgrader where it validates or grades a notebook
 
     def __init__(self, on: bool = True):
         self._before, strict.now = strict.now, on

@@ -1,4 +1,6 @@
-"""The command line: `minildm generate`, `evaluate`, `train`, `adapt`, `segment`, `lab`; `minildm --help` lists them.
+"""The command line: `minildm generate`, `evaluate`, `train`, `adapt`, `segment`, `lab`, `homework`.
+
+`minildm --help` lists them.
 
 Each file beside this one holds a command or two: its options, in `add(app)`, and what it does, where that is more than
 a call. A new command is one such file and one line in `_parser`.
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import minildm
-from minildm.cli import _adapt, _generate, _lessons, _segment, _train
+from minildm.cli import _adapt, _generate, _homework, _lessons, _segment, _train
 from minildm.optional import require
 
 PACKAGE = Path(minildm.__file__).parent
@@ -81,4 +83,5 @@ def _parser() -> Callable:
     _adapt.add(app)
     _segment.add(app)
     _lessons.add(app)
+    _homework.add(app)
     return app

@@ -97,8 +97,12 @@ def lay(source: Path, folder: Path) -> list[str]:
     new, renewed, told = [], [], []
     for file in sorted(source.rglob("*")):
         name = file.relative_to(source)
-        if not file.is_file() or any(part.startswith((".", "__")) for part in name.parts):
-            continue
+        if (
+            not file.is_file()
+            or any(part.startswith((".", "__")) for part in name.parts)
+            or name.parts[0] == "homework"
+        ):
+            continue  # homework is the instructor's: `minildm homework release` makes the learner's
         content, target = file.read_bytes(), folder / name
         came, fresh = record.get(name.as_posix()), _checksum(content)
         there = _checksum(target.read_bytes()) if target.is_file() else None

@@ -1,0 +1,74 @@
+"""Feedback of nbgrader without the hidden tests: what is in `nbgrader_config.py` as feedback's preprocessors."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from minildm.optional import require
+
+BEGIN, END = "BEGIN HIDDEN TESTS", "END HIDDEN TESTS"
+INSTEAD = "# More tests ran here; what they say is below."
+MASK = "(hidden)"
+
+
+def feedback_preprocessors() -> list[type]:
+    """The preprocessors of `nbgrader generate_feedback`: its own, and one that masks hidden tests.
+
+    nbgrader's own feedback shows the hidden tests, and tracebacks with their lines.
+    Raises ImportError where nbgrader is missing.
+    """
+    preprocessors = require("nbgrader.preprocessors", extra="homework")
+    from_nbconvert = require("nbconvert.preprocessors", extra="homework")
+
+    class HideHiddenTests(preprocessors.NbGraderPreprocessor):
+        """Replaces the hidden region of each cell, and what its outputs say of it."""
+
+        def preprocess_cell(self, cell: Any, resources: Any, cell_index: int) -> tuple[Any, Any]:
+            mask(cell)
+            return cell, resources
+
+    return [preprocessors.GetGrades, HideHiddenTests, from_nbconvert.CSSHTMLHeaderPreprocessor]
+
+
+def mask(cell: Any) -> None:
+    """Take the hidden tests out of one executed cell, in place: a cell of nbformat.
+
+    Of an error its message stays, not its traceback. Of what is printed or said, lines of the hidden tests are masked:
+    a student's function can read the cell that calls it.
+    """
+    shown, secret = divide(cell.source)
+    if cell.cell_type != "code" or not secret:
+        return
+    cell.source = "\n".join(shown)
+    for output in cell.outputs:
+        if output.output_type == "error":
+            said = output.evalue if output.ename == "CheckFailed" else f"{output.ename}: {output.evalue}"
+            output.evalue = without(said, secret)
+            output.traceback = [f"✗ {output.evalue}"]
+        elif output.output_type == "stream":
+            output.text = without(output.text, secret)
+        else:  # a value or a figure: no hidden test shows one
+            output.data = type(output.data)({"text/plain": MASK})
+
+
+def divide(source: str) -> tuple[list[str], list[str]]:
+    """The lines of a cell: those to show, with one that stands for the hidden region, and the hidden ones."""
+    shown, secret, hidden = [], [], False
+    for line in source.splitlines():
+        if BEGIN in line:
+            hidden = True
+            shown.append(INSTEAD)
+        elif END in line:
+            hidden = False
+        else:
+            (secret if hidden else shown).append(line)
+    return shown, secret
+
+
+def without(text: str, secret: Iterable[str]) -> str:
+    """A text in which each hidden line of some length is masked, whatever its spaces are."""
+    for line in sorted({line.strip() for line in secret}, key=len, reverse=True):
+        if len(line) >= 12:
+            text = re.sub(r"\s+".join(map(re.escape, line.split())), MASK, text)
+            text = text.replace(repr(line)[1:-1], MASK)
+    return text

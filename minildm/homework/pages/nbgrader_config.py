@@ -1,0 +1,20 @@
+"""Settings of nbgrader for the homework of minildm. `nbgrader` reads this file in the folder it is started in."""
+
+from minildm.homework import feedback_preprocessors
+
+c = get_config()  # noqa: F821 (nbgrader defines it)
+
+c.CourseDirectory.course_id = "minildm"
+
+# What stands in a student's notebook in place of a solution.
+c.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("write it here")'}
+c.ClearSolutions.text_stub = "*Write your answer here.*"
+
+# Students' programs run with these limits, in seconds. A cell that takes longer is interrupted and earns nothing.
+c.Execute.timeout = 300
+c.Execute.startup_timeout = 120
+# A test cell that a student deleted comes back.
+c.OverwriteCells.add_missing_cells = True
+
+# Feedback shows neither the hidden tests nor tracebacks that lead through them.
+c.GenerateFeedback.preprocessors = feedback_preprocessors()
