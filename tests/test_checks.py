@@ -54,7 +54,18 @@ def test_the_paper_s_own_size_passes(capsys):
         (checks.border_weight, lambda a, b, w, s: 1 + w * np.exp(-(a**2 + b**2) / (2 * s**2)), "not each distance"),
         (checks.border_weight, lambda a, b, w, s: 1 + w * torch.exp(-((a + b) ** 2) / (2 * s**2)), "use np.exp"),
         (checks.border_weight, lambda a, b, w, s: w * np.exp(-((a + b) ** 2) / (2 * s**2)), "still count once"),
+        (
+            checks.border_weight,
+            lambda a, b, w, s: 1 + w / (s * (2 * np.pi) ** 0.5) * np.exp(-((a + b) ** 2) / (2 * s**2)),
+            "the density of a normal distribution",
+        ),
         (checks.valid_size, lambda size, levels: size, "padded network"),
+        (checks.valid_size, lambda size, levels: (size + 4) // 2 ** (levels - 1) - 8, "the map at the bottom"),
+        (
+            checks.valid_size,
+            lambda size, levels: (((size + 4) // 2**levels - 8) - 4) * 2**levels + 4,
+            "pooled once too often",
+        ),
     ],
 )
 def test_a_known_mistake_is_named(check, wrong, hint):
@@ -68,6 +79,22 @@ def test_an_unknown_mistake_gets_the_smallest_failing_case_and_no_hint():
     text = str(info.value)
     assert "likely" not in text and "yours: 0.123" in text
     assert text.count("shape (2, 3)") == 2  # the smallest case of all
+
+
+def test_pictures_are_told_by_their_shape_and_a_few_numbers():
+    with pytest.raises(
+        AssertionError, match=r"argument 1: shape \(2, 3, 4, 5\): \[ *0\. +1\. +2\. \.\.\. 117\."
+    ) as info:
+        checks.check("turned", lambda x: x, lambda x: -x, [(torch.arange(120.0).view(2, 3, 4, 5),)])
+    assert len(str(info.value).splitlines()) == 5
+
+
+def test_dice_in_an_answer_are_named():
+    with pytest.raises(AssertionError, match="likely: two calls with the same arguments give different results"):
+        checks.check("noise", lambda x: x + np.random.rand(), lambda x: x + 1, [(np.zeros(3),)])
+    with pytest.raises(AssertionError) as info:
+        checks.check("no noise", lambda x: x + 0.3, lambda x: x + 1, [(np.zeros(3),)])
+    assert "two calls" not in str(info.value)
 
 
 def test_only_the_cases_that_fail_are_shown():

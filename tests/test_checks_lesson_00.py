@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from minildm import UNet, checks, data
+from minildm import UNet, checks, data, judge
 
 
 class Album:
@@ -33,6 +34,16 @@ def test_three_that_were_not_asked_for_are_a_miscount(ask):
     other = "owls" if album.name != "owl" else "cats"
     with pytest.raises(AssertionError, match=f"the judge sees {album.name}.*\nlikely: "):
         checks.three_of_a_kind(lambda: (ask.format(plural, album.name, other), 1), album)
+
+
+def test_three_of_a_kind_beside_something_else_do_not_pass(monkeypatch):
+    stars = [judge.Found("star", (8 * k, 0, 8 * k + 6, 6), np.ones((6, 6), bool)) for k in range(3)]
+    moon = judge.Found("moon", (40, 0, 46, 6), np.ones((6, 6), bool))
+    monkeypatch.setattr(judge, "inspect", lambda pictures: [[*stars, moon]])
+    with pytest.raises(AssertionError, match=r"the judge sees star, star, star, moon\n.*asked for \(not asked for\)"):
+        checks.three_of_a_kind(lambda: ("three stars", 1), Album(3))
+    monkeypatch.setattr(judge, "inspect", lambda pictures: [stars])
+    assert checks.three_of_a_kind(lambda: ("three stars", 1), Album(3))
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -78,6 +89,7 @@ def test_the_size_of_a_real_u_passes(capsys):
         (lambda h, w, n: (h // 2**n, w // 2**n), "once too often"),
         (lambda h, w, n: (h // 2, w // 2) if n > 1 else (h, w), "not only once"),
         (lambda h, w, n: (h // (2 * n - 2), w // (2 * n - 2)) if n > 1 else (h, w), "powers of two"),
+        (lambda h, w, n: (h // 2 // n, w // 2 // n), "a power of two, no product"),
         (lambda h, w, n: good_size(h, w, n)[::-1], "exchanged"),
         (lambda h, w, n: (h, w), "at the top"),
     ],

@@ -99,6 +99,10 @@ def first(reached):
         (first(lambda betas, bar: np.sqrt(bar) <= 0.5), "half of the \\*amplitude\\*"),
         (first(lambda betas, bar: betas.cumsum() >= 0.5), "not simply added up"),
         (first(lambda betas, bar: bar <= 0.01), "all but drowned"),
+        (lambda betas: abs((1 - betas).cumprod() / (1 - (1 - betas).cumprod()) - 1).argmin(), "closest to 1"),
+        (lambda betas: np.where((1 - betas).cumprod() <= 0.5), "all t from there on"),
+        (lambda betas: np.where((1 - betas).cumprod() <= 0.5)[0], "all t from there on"),
+        (lambda betas: np.argwhere((1 - betas).cumprod() <= 0.5), "all t from there on"),
     ],
 )
 def test_mistakes_in_half_noise(wrong, hint):

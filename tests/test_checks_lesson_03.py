@@ -89,6 +89,16 @@ def test_the_right_answers_are_the_package_s():
             lambda x, q, p, k: torch.softmax(p.log() - torch.cdist(x, k.sqrt() * q).square() / (2 * (1 - k)), 0) @ q,
             "the wrong axis",
         ),
+        (
+            checks.posterior_mean,
+            lambda x, q, p, k: torch.softmax(p - torch.cdist(x, k.sqrt() * q).square() / (2 * (1 - k)), 1) @ q,
+            "p itself is added",
+        ),
+        (
+            checks.posterior_mean,
+            lambda x, q, p, k: torch.softmax(p.log() - torch.cdist(x, k.sqrt() * q) / (2 * (1 - k)), 1) @ q,
+            "not squared yet",
+        ),
         (checks.posterior_mean, lambda x, q, p, k: q[weights(x, q, p, k).argmax(1)], "likeliest point"),
     ],
 )

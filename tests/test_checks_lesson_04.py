@@ -55,6 +55,11 @@ def test_the_inversion_that_passes_undoes_a_step_of_ddim():
         (checks.trailing, lambda total, n: torch.linspace(0, total - 1, n).int().flip(0), "linspace"),
         (checks.trailing, lambda total, n: samplers.timesteps(NoiseSchedule.linear(total), n), "write it yourself"),
         (checks.ddim_inversion, lambda x, e, now, then: then**0.5 * x + (1 - then) ** 0.5 * e, "for the clean picture"),
+        (
+            checks.ddim_inversion,
+            lambda x, e, now, then: x + ((1 - then) ** 0.5 - (1 - now) ** 0.5) * e,
+            "laid on top of x_t",
+        ),
         (checks.ddim_inversion, inversion(remove=0), "not taken out"),
         (checks.ddim_inversion, inversion(remove=-1), "a sign: x_t holds the noise already"),
         (checks.ddim_inversion, inversion(add=-1), "a sign at the end"),

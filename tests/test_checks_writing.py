@@ -92,7 +92,7 @@ def good_step(model, optimizer, loss_function, x, y):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return loss
+    return loss.detach()
 
 
 def step_of(*lines):
@@ -124,10 +124,13 @@ class TestTrainingStep:
             ([LOSS, BACK, STEP, ZERO, GIVE], "are still there, and add up"),
             ([LOSS, BACK, ZERO, STEP, GIVE], "thrown away"),
             ([ZERO, LOSS, BACK, GIVE], "optimizer.step\\(\\) is missing"),
+            ([LOSS, BACK, STEP, "return loss"], "are still there, and add up"),
+            ([ZERO, LOSS, BACK, STEP, "return loss"], r"its whole graph in memory: return loss.item\(\)"),
             ([ZERO, LOSS, STEP, GIVE], "backward is missing"),
             ([ZERO, LOSS, STEP, BACK, GIVE], "before backward"),
             ([ZERO, LOSS, BACK, STEP, STEP, GIVE], "two steps"),
             ([ZERO, LOSS, BACK, STEP, "return loss_function(model(x), y).item()"], "after the step is returned"),
+            ([ZERO, LOSS, BACK, STEP, "return loss_function(model(x), y)"], "after the step is returned"),
             ([ZERO, "loss = loss_function(y, model(x))", BACK, STEP, GIVE], "exchanged in the loss"),
             ([ZERO, "loss = loss_function(model(x).detach(), y)", BACK, STEP, GIVE], "cut off by detach"),
         ],
@@ -259,7 +262,9 @@ class TestSchedule:
     @pytest.mark.parametrize(
         "wrong, hint",
         [
+            (betas, "those are the betas"),
             (lambda n, a, b: betas(n, a, b).cumprod(0), "over the betas"),
+            (lambda n, a, b: 1 - betas(n, a, b).cumprod(0), "the other way round"),
             (lambda n, a, b: 1 - betas(n, a, b), "the product .* is missing"),
             (lambda n, a, b: 1 - betas(n, a, b).cumsum(0), "not subtracted"),
             (lambda n, a, b: (1 - betas(n, a, b)).cumprod(0).sqrt(), "its square root"),
@@ -298,6 +303,15 @@ class TestTimeEmbedding:
             (
                 lambda t, dim: good_embedding(t, 2 * dim)[:, [*range(dim // 2), *range(dim, 3 * dim // 2)]],
                 "not over dim",
+            ),
+            (
+                lambda t, dim: waves(t[:, None] * 10_000 ** (torch.arange(dim // 2) / (dim // 2))),
+                "exponent is negative",
+            ),
+            (lambda t, dim: waves(t[:, None] * 10_000 ** (2 * torch.arange(dim // 2) / dim)), "exponent is negative"),
+            (
+                lambda t, dim: waves(t[:, None].double() * 10_000 ** (torch.arange(dim // 2).double() / (dim // 2))),
+                "exponent is negative",
             ),
             (lambda t, dim: good_embedding(t * 2 * math.pi, dim), "in radians"),
             (lambda t, dim: good_embedding(t * math.pi / 180, dim), "those are degrees"),
@@ -358,6 +372,11 @@ class TestSteps:
             (lambda x, e, now, then: then**0.5 * x + (1 - then) ** 0.5 * e, "taken for the clean picture"),
             (lambda x, e, now, then: x + ((1 / then - 1) ** 0.5 - (1 / now - 1) ** 0.5) * e, "the step of z"),
             (lambda x, e, now, then: good_ddim(x, e, then, now), "now and then are exchanged"),
+            (lambda x, e, now, then: x - ((1 - now) ** 0.5 - (1 - then) ** 0.5) * e, "difference of the noises"),
+            (
+                lambda x, e, now, then: good_ddim(x, e, now, then) + (1 - then) ** 0.5 * (torch.randn_like(e) - e),
+                "two calls with the same arguments",
+            ),
             (
                 lambda x, e, now, then: good_ddim(x, e, now**2, then**2) if now == 2 else good_ddim(x, -e, now, then),
                 "off by|$",
@@ -407,6 +426,13 @@ class TestSteps:
             return good_ddim(x_next, (eps + denoise(x_next, then)) / 2, now, then)
 
         expect(checks.heun_step, wrong, "starts from x_t again")
+
+    def test_heun_that_takes_the_mean_of_two_steps_in_a_row(self):
+        def wrong(x_t, denoise, now, then):
+            x_next = good_ddim(x_t, denoise(x_t, now), now, then)
+            return x_next if then == 1 else (x_next + good_ddim(x_next, denoise(x_next, then), now, then)) / 2
+
+        expect(checks.heun_step, wrong, "the states are averaged")
 
 
 def good_attention(q, k, v):
@@ -592,6 +618,10 @@ class TestDenoising:
             ({"eps": "torch.rand_like(x)"}, "it is normal"),
             ({"eps": "torch.randn_like(x[:1]).expand_as(x)"}, "one noise for the whole batch"),
             ({"x_t": "a[t].view(-1, 1, 1, 1) * x + (1 - a[t]).view(-1, 1, 1, 1) * eps"}, "roots are missing"),
+            ({"loss": "F.mse_loss(model(x, t), eps)"}, "shown the clean picture"),
+            ({"loss": "F.mse_loss(model(x, t), x_t)"}, "shown the clean picture"),
+            ({"loss": "F.mse_loss(model(eps, t), eps)"}, "shown the noise alone"),
+            ({"loss": "F.mse_loss(model(x_t, t / len(a)), eps)"}, "not as a share of the steps"),
             ({"loss": "F.mse_loss(model(x_t, t), x)"}, "with the clean picture"),
             ({"loss": "F.mse_loss(model(x_t, t), x_t)"}, "with x_t"),
             ({"loss": "F.l1_loss(model(x_t, t), eps)"}, "not squared"),

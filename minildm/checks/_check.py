@@ -104,7 +104,7 @@ def compare(answer: Function, what: Exercise) -> str:
         difference, complaint = gap(output, expected, what.tolerance)
         if complaint:
             shown = "" if isinstance(output, Mapping) else f"\n  yours: {_brief(output)}"
-            hint = _hint(what, cases, outputs, right)
+            hint = _hint(what, cases, outputs, right) or _dice(answer, what, case, output, deadline)
             raise CheckFailed(f"{complaint}{hint}\nsmallest failing case:\n{_show(case)}{shown}")
         worst = max(worst, difference)
     return f"{len(cases)} random cases, largest difference {worst:.1g} (tolerance {what.tolerance:g})"
@@ -148,6 +148,17 @@ def _hint(what, cases, outputs, right):
     return ""
 
 
+def _dice(answer, what, case, output, deadline):
+    """A hint where a second call with the same arguments gives something else."""
+    try:
+        again = call(answer, case, deadline, what.run, what.own, what.errors)
+    except Exception:  # an answer that fails only now is random, too, but it was told enough
+        return ""
+    if not gap(output, again, what.tolerance)[1]:
+        return ""
+    return "\nlikely: two calls with the same arguments give different results: is something drawn at random here?"
+
+
 # What often happens to a right answer at the end, from it and the output.
 _OFTEN = {
     "right numbers in another shape: look for an axis of size 1 too many or too few": lambda x, out: (
@@ -180,8 +191,10 @@ def _brief(value):
     found = array(value)
     if found is None or found.dtype.kind not in "biuf" or not found.ndim:
         return repr(value) if len(repr(value)) < 200 else type(value).__name__
-    text = np.array2string(found.astype(int) if found.dtype == bool else found, precision=3, threshold=40)
-    return f"shape {found.shape}\n{text}"
+    found = found.astype(int) if found.dtype == bool else found
+    if found.ndim > 2:  # whole pictures would bury the hint
+        return f"shape {found.shape}: {np.array2string(found.ravel(), precision=3, threshold=8)}"
+    return f"shape {found.shape}\n{np.array2string(found, precision=3, threshold=40)}"
 
 
 def _show(case):

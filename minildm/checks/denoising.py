@@ -31,7 +31,15 @@ def _mse(prediction, target):
     return (prediction - target).square().mean()
 
 
-def _step(t=_draw_t, noise=torch.randn_like, mix=None, target=lambda x_0, eps, x_t: eps, loss=_mse, shown=lambda t: t):
+def _step(
+    t=_draw_t,
+    noise=torch.randn_like,
+    mix=None,
+    target=lambda x_0, eps, x_t: eps,
+    loss=_mse,
+    shown=lambda t: t,
+    seen=lambda x_0, eps, x_t: x_t,
+):
     """A denoiser's training step, with something else in a place."""
 
     def usual(x_0, eps, a):
@@ -40,7 +48,7 @@ def _step(t=_draw_t, noise=torch.randn_like, mix=None, target=lambda x_0, eps, x
     def apply(model, x_0, alphas_cumprod):
         at, eps = t(x_0), noise(x_0)
         x_t = (mix or usual)(x_0, eps, _wide(alphas_cumprod[at.long().clamp(0, len(alphas_cumprod) - 1)]))
-        return loss(model(x_t, shown(at)), target(x_0, eps, x_t))
+        return loss(model(seen(x_0, eps, x_t), shown(at)), target(x_0, eps, x_t))
 
     return apply
 
@@ -63,6 +71,16 @@ def _draws(steps):
         "the noise is drawn with rand, between 0 and 1; it is normal: randn": steps(noise=torch.rand_like),
         "roots are missing: alphas_cumprod is a share of the variance": steps(mix=lambda x, e, a: a * x + (1 - a) * e),
         "signal and noise are exchanged": steps(mix=lambda x, e, a: (1 - a).sqrt() * x + a.sqrt() * e),
+        "the model is shown the clean picture; it must see x_t, and say which noise is in it": [
+            steps(seen=lambda x, e, x_t: x),
+            steps(seen=lambda x, e, x_t: x, target=lambda x, e, x_t: x_t),
+            steps(seen=lambda x, e, x_t: x, target=lambda x, e, x_t: x),
+        ],
+        "the model is shown the noise alone; it must see x_t": steps(seen=lambda x, e, x_t: e),
+        "t goes to the model as it is, a whole number, not as a share of the steps": [
+            steps(shown=lambda t: t / len(ALPHAS)),
+            steps(shown=lambda t: t / (len(ALPHAS) - 1)),
+        ],
         "the answer is compared with the clean picture; asked is the noise": steps(target=lambda x, e, x_t: x),
         "the answer is compared with x_t, which the model was given": steps(target=lambda x, e, x_t: x_t),
         "a sum of squares grows with the picture: take the mean": steps(loss=lambda p, y: (p - y).square().sum()),

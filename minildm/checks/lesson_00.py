@@ -14,7 +14,7 @@ from ._outcome import CheckFailed, Outcome, settle
 
 
 def three_of_a_kind(answer: Function, pipe: Callable | None = None, *, strict: bool | None = None) -> Outcome:
-    """Exercise 1: `answer()` -> a prompt that asks for three of one thing, and a seed with which just three are there.
+    """Exercise 1: `answer()` -> a prompt that asks for three of one thing, and a seed with which just that is there.
 
     pipe: what paints, called as `LatentDiffusion` is; None: the shipped "pocket".
     strict: whether an answer that is not written yet fails; None: as `checks.strict` has it.
@@ -24,7 +24,7 @@ def three_of_a_kind(answer: Function, pipe: Callable | None = None, *, strict: b
 
 
 def _three(answer, pipe):
-    """What the judge sees, in words; CheckFailed where that is not what was asked for, three of a kind."""
+    """What the judge sees, in words; CheckFailed where that is not what was asked for, three of a kind and no more."""
     look_at(answer)
     wish = call(answer, (), time.monotonic() + 600)  # an answer may try many seeds, on any machine
     if not (isinstance(wish, tuple) and [type(part) for part in wish] == [str, int]):
@@ -36,6 +36,11 @@ def _three(answer, pipe):
     threes = {name for name, count in Counter(one.name for one in found).items() if count == 3}
     if not threes & _asked_three_times(prompt):
         raise CheckFailed(f"the judge sees {seen}\nlikely: {_why(prompt)}")
+    if wrong := judge.faults(found, parse(prompt)):
+        raise CheckFailed(
+            f"the judge sees {seen}\nlikely: three are there, but not all is as you asked for "
+            f"({', '.join(wrong)}): try another seed"
+        )
     return f"the judge sees {seen}"
 
 
@@ -75,6 +80,9 @@ def bottom_size() -> Exercise:
         "halved once too often: the first level has the full size": size(halvings=lambda levels: levels),
         "it is halved between any two levels, not only once": size(halvings=lambda levels: int(levels > 1)),
         "halving twice leaves a quarter: divide by powers of two": size(shrink=lambda n: max(1, 2 * n)),
+        "divide by 2 for each halving, and there is one halving fewer than levels: a power of two, no product": size(
+            halvings=lambda levels: levels, shrink=lambda n: 2 * n
+        ),
         "height and width are exchanged": size(order=lambda h, w: (w, h)),
         "that is the size at the top; on the way down it is halved": lambda height, width, levels: (height, width),
     }

@@ -48,8 +48,8 @@ def border_weight() -> Exercise:
         d = np.sort(rng.uniform(0, far, (2, h, w)), axis=0)
         cases.append((d[0], d[1], w_0, sigma))
 
-    def formula(square=lambda a, b: (a + b) ** 2, sign=-1, two=2, power=2, one=1):
-        return lambda a, b, w_0, sigma: one + w_0 * np.exp(sign * square(a, b) / (two * sigma**power))
+    def formula(square=lambda a, b: (a + b) ** 2, sign=-1, two=2, power=2, one=1, high=lambda sigma: 1):
+        return lambda a, b, w_0, sigma: one + w_0 * high(sigma) * np.exp(sign * square(a, b) / (two * sigma**power))
 
     mistakes = {
         "Python reads x / 2 * sigma**2 as (x / 2) * sigma**2: brackets are missing below the fraction bar": (
@@ -61,6 +61,11 @@ def border_weight() -> Exercise:
         "a factor is missing below the fraction bar": formula(two=1),
         "sigma is squared below the fraction bar": formula(power=1),
         "far from any border a pixel must still count once": formula(one=0),
+        "that is the density of a normal distribution, divided by sigma√(2π); this bell is 1 at its highest": [
+            formula(high=lambda sigma: 1 / (sigma * np.sqrt(2 * np.pi))),
+            formula(high=lambda sigma: 1 / np.sqrt(2 * np.pi * sigma)),
+            formula(high=lambda sigma: 1 / np.sqrt(2 * np.pi)),
+        ],
     }
     return Exercise(formula(), cases, mistakes)
 
@@ -69,11 +74,11 @@ def border_weight() -> Exercise:
 def valid_size() -> Exercise:
     """Exercise 1: `answer(size, levels)`, the side of the output of a U without padding."""
 
-    def side(size, levels, lost=4, last=True):
+    def side(size, levels, lost=4, last=True, up=True):
         for _ in range(levels - 1):
             size = (size - lost) // 2
         size -= lost if last else 0
-        for _ in range(levels - 1):
+        for _ in range(levels - 1 if up else 0):
             size = 2 * size - lost
         return size
 
@@ -82,5 +87,13 @@ def valid_size() -> Exercise:
         "that is the output of the padded network; without padding each 3×3 convolution loses a border": lambda s, _: s,
         "a 3×3 convolution loses one pixel on each side, and a block has two of them": lambda s, n: side(s, n, lost=2),
         "the block at the bottom of the U loses pixels too": lambda s, n: side(s, n, last=False),
+        "that is the map at the bottom; on the way up it is doubled again, and each block loses pixels": [
+            lambda s, n: side(s, n, up=False),
+            lambda s, n: side(s, n, up=False, last=False),
+        ],
+        "pooled once too often: between 5 levels there are 4 poolings": [
+            lambda s, n: side(s, n + 1),
+            lambda s, n: side(s, n + 1, last=False),
+        ],
     }
     return Exercise(side, cases, mistakes, tolerance=0)

@@ -62,6 +62,9 @@ def half_noise() -> Exercise:
     def first(reached):
         return lambda betas: int(np.argmax(reached(betas, np.cumprod(1 - betas))))
 
+    def closest(away):
+        return lambda betas: int(np.abs(away(np.cumprod(1 - betas))).argmin())
+
     truth = first(lambda betas, a: a <= 0.5)
     mistakes = {
         "one too early: that is the last t at which the picture is still the stronger": lambda b: truth(b) - 1,
@@ -75,6 +78,12 @@ def half_noise() -> Exercise:
         "that is where the noise has all but drowned the picture; the SNR is 1 where both are equally strong": first(
             lambda betas, a: a <= 0.01
         ),
+        "that is where the SNR is closest to 1, and may be just above it; the first t is asked for where it is at most "
+        "1": [closest(lambda a: a / (1 - a) - 1), closest(lambda a: a - 0.5), closest(lambda a: np.log(a / (1 - a)))],
+        "those are all t from there on; the first of them is asked for": [
+            lambda betas, find=find: find(np.cumprod(1 - betas) <= 0.5)
+            for find in (np.flatnonzero, np.where, np.argwhere)
+        ],
     }
     return Exercise(truth, cases, mistakes, tolerance=0)
 

@@ -74,9 +74,9 @@ def posterior_mean() -> Exercise:
         x_t = np.sqrt(kept) * points[rng.integers(n, size=b)] + rng.normal(size=(b, d)) / 2
         cases.append(_tensors(x_t, points, p, kept))
 
-    def formula(root=torch.sqrt, two=2.0, own=lambda p: p, noise=lambda kept: 1 - kept, power=2, best=False):
+    def formula(root=torch.sqrt, two=2.0, own=lambda p: p, noise=lambda kept: 1 - kept, best=False):
         def mean(x_t, points, p, kept):
-            away = ((x_t[:, None] - root(kept) * points).abs() ** power).sum(-1)  # (b, n)
+            away = ((x_t[:, None] - root(kept) * points) ** 2).sum(-1)  # (b, n)
             weight = own(p) * torch.exp(-away / (two * noise(kept)))
             if best:
                 return points[weight.argmax(1)]
@@ -87,6 +87,17 @@ def posterior_mean() -> Exercise:
     def unnormalised(x_t, points, p, kept):
         away = ((x_t[:, None] - kept.sqrt() * points) ** 2).sum(-1)
         return p * torch.exp(-away / (2 * (1 - kept))) @ points
+
+    def unsquared(x_t, points, p, kept):
+        away = torch.linalg.vector_norm(x_t[:, None] - kept.sqrt() * points, dim=-1)
+        return torch.softmax(p.log() - away / (2 * (1 - kept)), 1) @ points
+
+    def inside(share):
+        def mean(x_t, points, p, kept):
+            away = ((x_t[:, None] - kept.sqrt() * points) ** 2).sum(-1)
+            return torch.softmax(share(p) - away / (2 * (1 - kept)), 1) @ points
+
+        return mean
 
     def after(axis):
         def mean(x_t, points, p, kept):
@@ -104,6 +115,8 @@ def posterior_mean() -> Exercise:
         "noising shrinks the points by the root of kept, not by kept": formula(root=lambda kept: kept),
         "the weights must add up to 1 for each x_t": unnormalised,
         "p comes after the softmax, so the weights no longer add up to 1: what does log p do inside of it?": after(1),
+        "p itself is added inside the softmax; there, a factor becomes an added logarithm": inside(lambda p: p),
+        "the distance is not squared yet": unsquared,
         "the softmax runs over the wrong axis: for each x_t the weights of all points add up to 1": after(0),
         "there is a 2 below the fraction bar": formula(two=1.0),
         "the variance of the noise is 1 - kept, not its root": formula(noise=lambda kept: (1 - kept).sqrt()),

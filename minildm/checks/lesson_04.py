@@ -79,7 +79,11 @@ def ddim_inversion() -> Exercise:
     def one_way_of_the_chain(x_t, eps_hat, now, then):
         return math.sqrt(then / now) * x_t + math.sqrt(1 - then / now) * eps_hat
 
+    def on_top(x_t, eps_hat, now, then):
+        return x_t + (math.sqrt(1 - then) - math.sqrt(1 - now)) * eps_hat
+
     mistakes = {
+        "noise is laid on top of x_t; the picture must get weaker, too, from sqrt(now) to sqrt(then)": on_top,
         "x_t is taken for the clean picture: take the noise out and divide by the signal first": as_if_clean,
         "the noise is not taken out of x_t before it is called x0_hat": step(remove=0),
         "a sign: x_t holds the noise already, so x0_hat is x_t minus its share of eps_hat": step(remove=-1),

@@ -104,6 +104,15 @@ def time_embedding() -> Exercise:
 
         return apply
 
+    def grown(power):
+        """Without the minus sign, in float32: such large angles are rounded there, by the way they are made."""
+
+        def apply(t, dim):
+            angles = t[:, None] * power(torch.arange(dim // 2) / (dim // 2))
+            return torch.cat([angles.cos(), angles.sin()], 1)
+
+        return apply
+
     def without_bracket(whole):
         def apply(t, dim):
             k = torch.arange(dim // 2, dtype=torch.float64)
@@ -121,7 +130,11 @@ def time_embedding() -> Exercise:
         "sine and cosine alternate; here all cosines come first": waves(
             order=lambda c, s: torch.stack([s, c], 2).flatten(1)
         ),
-        "the frequencies grow; the exponent is negative": waves(sign=1),
+        "the frequencies grow; the exponent is negative": [
+            waves(sign=1),
+            grown(lambda share: 10_000.0**share),
+            grown(lambda share: torch.exp(math.log(10_000) * share)),
+        ],
         "the exponent runs over dim / 2, not over dim": waves(over=lambda half: 2 * half),
         "the last exponent is not quite -1: divide by dim / 2, not by dim / 2 - 1": waves(over=lambda half: half - 1),
         "the frequencies fall twice as fast: the exponent is k / (dim / 2)": waves(sign=-2),

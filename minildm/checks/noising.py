@@ -21,7 +21,13 @@ def schedule() -> Exercise:
         return lambda steps, start, end: gather(of(betas(steps, start, end)))
 
     mistakes = {
+        "those are the betas; alphas_cumprod is asked for, the product of all 1 - beta up to each t": cumulative(
+            of=lambda betas: betas, gather=lambda betas: betas
+        ),
         "the product runs over the betas; it runs over 1 - beta": cumulative(of=lambda betas: betas),
+        "1 minus the product of the betas; it is the other way round, the product of all 1 - beta": cumulative(
+            of=lambda betas: betas, gather=lambda betas: 1 - betas.cumprod(0)
+        ),
         "those are the alphas, 1 - beta; the product of all up to t is missing": cumulative(gather=lambda a: a),
         "a sum instead of a product: each step keeps a share of what the steps before it left": cumulative(
             gather=lambda a: a.cumsum(0)
@@ -113,6 +119,9 @@ def ddim_step() -> Exercise:
         alpha = now / then
         return (x_t - (1 - alpha) / math.sqrt(1 - now) * eps_hat) / math.sqrt(alpha)
 
+    def difference(x_t, eps_hat, now, then):
+        return x_t - (math.sqrt(1 - now) - math.sqrt(1 - then)) * eps_hat
+
     def of_z(x_t, eps_hat, now, then):
         return x_t + (math.sqrt(1 / then - 1) - math.sqrt(1 / now - 1)) * eps_hat
 
@@ -121,6 +130,8 @@ def ddim_step() -> Exercise:
             math.sqrt(then) * x + math.sqrt(1 - then) * e
         ),
         "that is the step of z = x_t / sqrt(now); this one goes from x_t to x_t": of_z,
+        "only the difference of the noises is taken off; the picture gets stronger, too, from sqrt(now) to sqrt(then): "
+        "go by x0_hat": difference,
         "that is x0_hat; the noise of the new level comes back": slip(signal=one, noise=lambda n: 0.0),
         "the noise that comes back is missing": slip(noise=lambda n: 0.0),
         "x0_hat is not weakened to the new level": slip(signal=one),
@@ -198,6 +209,10 @@ def heun_step() -> Exercise:
         x_next = euler(x_t, denoise, now, then)
         return x_next if then == 1 else (x_next + _step(x_t, denoise(x_next, then), then, then)) / 2
 
+    def in_a_row(x_t, denoise, now, then):
+        x_next = euler(x_t, denoise, now, then)
+        return x_next if then == 1 else (x_next + _step(x_next, denoise(x_next, then), now, then)) / 2
+
     def twice(x_t, denoise, now, then):
         x_next = euler(x_t, denoise, now, then)
         return x_next if then == 1 else _step(x_next, denoise(x_next, then), now, then)
@@ -219,6 +234,6 @@ def heun_step() -> Exercise:
             heun(start=_step),
             heun(start=_step, last=False),
         ],
-        "the states are averaged; the mean is of both eps_hat": of_states,
+        "the states are averaged; the mean is of both eps_hat": [of_states, in_a_row],
     }
     return Exercise(heun(), cases, mistakes, run=_counted)

@@ -45,6 +45,10 @@ def _loss(prediction: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(prediction, target)
 
 
+def _holds_graph(loss):
+    return torch.is_tensor(loss) and loss.requires_grad
+
+
 def _weights(model):
     return torch.cat([one.detach().flatten() for one in model.parameters()])
 
@@ -64,9 +68,14 @@ def training_step() -> Exercise:
     def run(answer, seed, width, x, y):
         model, optimizer, events = _network(seed, width)
         loss = answer(model, optimizer, _loss, x, y)
-        return {"in order": ", ".join(events), "the loss": loss, "the weights after the step": _weights(model)}
+        return {
+            "in order": ", ".join(events),
+            "the loss": loss,
+            "the weights after the step": _weights(model),
+            "the loss is a number that holds no graph, as loss.item() makes it": not _holds_graph(loss),
+        }
 
-    def step(order="zero forward backward step", loss=lambda f, p, y: f(p, y), sign=1, again=False):
+    def step(order="zero forward backward step", loss=lambda f, p, y: f(p, y), sign=1, again=False, give=Tensor.item):
         def apply(model, optimizer, loss_function, x, y):
             for part in order.split():
                 if part == "zero":
@@ -77,30 +86,37 @@ def training_step() -> Exercise:
                     (sign * value).backward()
                 else:
                     optimizer.step()
-            return loss(loss_function, model(x), y) if again else value.item()
+            return give(loss(loss_function, model(x), y) if again else value)
 
         return apply
 
+    def either(**other):
+        """A mistake, whether the loss is returned as a number or not."""
+        return [step(**other), step(**other, give=lambda loss: loss)]
+
     mistakes = {
-        "the gradients of the step before are still there, and add up: zero_grad comes first": step(
-            "forward backward step"
+        "the gradients of the step before are still there, and add up: zero_grad comes first": either(
+            order="forward backward step"
         ),
-        "the gradients are thrown away before the step uses them: zero_grad comes before backward": step(
-            "forward backward zero step"
+        "the gradients are thrown away before the step uses them: zero_grad comes before backward": either(
+            order="forward backward zero step"
         ),
-        "optimizer.step() is missing: nothing is learned": step("zero forward backward"),
-        "backward is missing: the step has no gradients to follow": step("zero forward step"),
+        "optimizer.step() is missing: nothing is learned": either(order="zero forward backward"),
+        "backward is missing: the step has no gradients to follow": either(order="zero forward step"),
         "the step comes before backward, so it follows old gradients": [
-            step("zero forward step backward"),
-            step("forward step backward zero"),
+            *either(order="zero forward step backward"),
+            *either(order="forward step backward zero"),
         ],
         "two steps: one is asked for": [
-            step("zero forward backward step step"),
-            step("zero forward backward step zero forward backward step"),
+            *either(order="zero forward backward step step"),
+            *either(order="zero forward backward step zero forward backward step"),
         ],
-        "the loss after the step is returned; the one before it is asked for": step(again=True),
-        "prediction and target are exchanged in the loss": step(loss=lambda f, p, y: f(y, p)),
-        "uphill: the loss is turned around": step(sign=-1),
+        "the loss after the step is returned; the one before it is asked for": either(again=True),
+        "prediction and target are exchanged in the loss": either(loss=lambda f, p, y: f(y, p)),
+        "uphill: the loss is turned around": either(sign=-1),
+        "the loss is a tensor still, and keeps its whole graph in memory: return loss.item()": step(
+            give=lambda loss: loss
+        ),
     }
     errors = {
         "modified by an inplace operation": "the step changes weights that backward still needs: backward comes first",
@@ -124,7 +140,7 @@ def training_loop() -> Exercise:
     def run(answer, seed, width, batches):
         model, optimizer, events = _network(seed, width)
         losses = answer(model.eval(), optimizer, _loss, batches)
-        held = [one for one in losses if torch.is_tensor(one) and one.requires_grad] if isinstance(losses, list) else []
+        held = any(map(_holds_graph, losses)) if isinstance(losses, list) else False
         return {
             "in order": ", ".join(events),
             "the losses": losses,
