@@ -43,7 +43,7 @@ def test_a_residual_block_is_drawn_as_it_is():
 def test_what_a_lesson_adds_has_a_frame_of_its_own():
     (axis,) = viz.blocks({"": viz.TIME_BLOCK}).axes
     framed = [patch for patch in axis.patches if to_hex(patch.get_edgecolor()).upper() == viz.ORANGE]
-    assert len(framed) == 3 and {"time embedding", "linear"} < set(words(axis))
+    assert len(framed) == 3 and {"digested time", "linear"} < set(words(axis))
     (axis,) = viz.blocks({"": replace(viz.TIME_BLOCK, new=())}).axes
     assert not [patch for patch in axis.patches if to_hex(patch.get_edgecolor()).upper() == viz.ORANGE]
 

@@ -61,5 +61,6 @@ def test_hands_of_clocks_stand_at_their_angles():
     (x0, y0), (x1, y1) = hands[5]
     assert [x1 - x0, y1 - y0] == pytest.approx([0.42 * angle.sin().item(), 0.42 * angle.cos().item()], abs=1e-4)
     words = [text.get_text() for text in axis.texts]
+    assert "angle 0 points up, and hands turn clockwise" in words
     assert words.count("t = 500") == 1 and "6" in words and "63" in words  # a turn of hand 0, and of hand 1
     assert min(sizes(axis.figure)) >= 9

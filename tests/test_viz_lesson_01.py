@@ -41,6 +41,7 @@ def test_targets_are_drawn_along_the_line_with_the_seam_where_it_is():
     maps = depth(mask), border_weights(mask)
     figure = viz.targets(mask * 20.0, mask, *maps, line=((4, 5), (25, 5)))
     *pictures, profile = figure.axes
+    assert pictures[1].get_title() == f"depth: hills (0 to {maps[0].max():.1f})"
     assert len(pictures) == 3 and all(tuple(axis.lines[0].get_xdata()) == (4, 25) for axis in pictures)
     deep, weight, seam = profile.lines
     assert deep.get_ydata() == pytest.approx(maps[0][5, 4:26])
@@ -56,4 +57,5 @@ def test_what_several_methods_find_is_counted_in_the_same_picture():
         "joined: found 1 (blue), missed 1 (orange), invented 0 (purple)",
         "parted: found 2 (blue), missed 0 (orange), invented 0 (purple)",
     ]
+    assert all({"top", "bottom"} == {text.get_text() for text in axis.texts} for axis in figure.axes)
     assert figure.axes[0].images[0].get_array().shape == (30, 12) and figure.get_suptitle() == "one picture"

@@ -27,7 +27,9 @@ def test_paths_are_drawn_over_the_promised_mean_and_spread():
     promised = [sign * schedule.signal + k * schedule.noise for sign in (1, -1) for k in (0, 2, -2)]
     for one in promised:
         assert any(np.allclose(line, one) for line in lines)
-    assert {"white", "black", "mean"} <= {text.get_text() for text in axis.texts} and axis.get_title() == "a title"
+    assert "mean" in {text.get_text() for text in axis.texts} and axis.get_title() == "a title"
+    named = {label.get_text(): label.get_color() for label in axis.get_yticklabels() if label.get_text()[0].isalpha()}
+    assert named == {"black -1": viz.ORANGE, "white 1": viz.BLUE} and axis.get_ylabel() == "value of the pixel"
 
 
 @pytest.mark.parametrize("walks", [[], [torch.zeros(20, 3)], [torch.zeros(19, 3)] * 2, [torch.zeros(20)] * 2])

@@ -175,3 +175,26 @@ def test_a_slider_of_fractions():
     (level, _) = viz.slider(lambda level: drawn.append(level), level=(0.0, 1.0, 0.25)).children
     level.value = 0.75
     assert drawn == [0.5, 0.75]
+
+
+def test_words_stand_above_the_frames_and_leave_them_as_they_are():
+    frames = [np.full((10, 60, 3), level, np.uint8) for level in (90, 180)]
+    film = viz.animation(frames, scale=2, captions=["step 0", "step 1"], names=["one", "other"])
+    first, second = (np.asarray(frame) for frame in film.frames)
+    assert first.shape == (2 * 20 + 2 * 10, 2 * 60, 3) and film.scale == 1
+    assert (first[40:] == 90).all() and (second[40:] == 180).all()
+    assert (first[:20] != second[:20]).any() and (first[20:40] == second[20:40]).all()  # "0" and "1"; the same names
+    assert (first[20:40, :60] < 255).any() and (first[20:40, 60:] < 255).any()
+    assert viz.animation(frames, scale=1, names=["one"]).frames[0].size == (60, 30)
+
+
+def test_a_caption_is_needed_for_each_frame():
+    with pytest.raises(ValueError, match="no captions or one for each of 2 frames, got 1"):
+        viz.animation([np.zeros((4, 6, 3), np.uint8)] * 2, captions=["one"])
+
+
+def test_a_film_strip_counts_the_steps():
+    figure = viz.filmstrip(steps(10), columns=4, numbered=True)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert [title.splitlines()[0] for title in titles] == ["step 0", "step 3", "step 6", "step 9"]
+    assert [title.splitlines()[1] for title in titles] == ["t = 8", "t = 5", "t = 2", "finished"]

@@ -49,7 +49,7 @@ RESIDUAL_BLOCK = Block(
 TIME_BLOCK = Block(
     ("GroupNorm", "SiLU", "3×3 convolution", "+", "GroupNorm", "SiLU", "3×3 convolution", "+"),
     around=((0, 7, "shortcut"),),
-    beside={3: ("time embedding", "linear")},
+    beside={3: ("digested time", "linear")},
     new=(3,),
 )
 TRANSFORMER_BLOCK = Block(

@@ -62,19 +62,23 @@ def answers(
         shade = torch.logsumexp(-away / (2 * (1 - kept)), dim=1).exp().view(120, 120).T.numpy()
         axis.imshow(shade, extent=[-EDGE, EDGE] * 2, origin="lower", cmap="YlOrBr", alpha=0.45)
         if behind is not None:
-            axis.plot(*behind[t].detach().T.numpy(), "o", ms=5.5, mew=0, color=BLUE)
-        axis.plot(*x0_hat.detach().T.numpy(), "o", ms=2.3, mew=0, color=colour)
+            axis.plot(*behind[t].detach().T.numpy(), "o", ms=6, mew=0, color=BLUE)
+        small = 2.3 if behind is None else 1.5  # so that what is behind stays in sight
+        axis.plot(*x0_hat.detach().T.numpy(), "o", ms=small, mew=0, color=colour)
         axis.set_title(f"t = {t}", fontsize=10)
     return figure
 
 
 def clocks(timesteps: Sequence[int], dim: int = 16, title: str = "") -> Figure:
-    """The time embedding as hands of clocks: a row for each timestep, a dial for each cosine and sine; the figure."""
+    """The time embedding as hands of clocks: a row for each timestep, a dial for each cosine and sine; the figure.
+
+    A hand at angle 0 points up, where the cosine is 1, and it turns clockwise.
+    """
     plt, patches = require("matplotlib.pyplot"), require("matplotlib.patches")
     half = dim // 2
     hands = timestep_embedding(torch.tensor(timesteps), dim).view(len(timesteps), 2, half)  # cosines, sines
     turns = 2 * np.pi * 10_000 ** (np.arange(half) / half)  # timesteps that a whole turn takes
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.85 * len(timesteps) + 1.2))
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.85 * len(timesteps) + 1.45))
     for row, t in enumerate(timesteps):
         axis.text(-0.75, -row, f"t = {t}", ha="right", va="center", fontsize=11)
         for k in range(half):
@@ -84,7 +88,10 @@ def clocks(timesteps: Sequence[int], dim: int = 16, title: str = "") -> Figure:
     for k, turn in enumerate(turns):
         axis.text(k, 0.58, f"{turn:,.0f}", ha="center", va="bottom", fontsize=10)
     axis.text(-0.75, 0.58, "a turn takes … steps:", ha="right", va="bottom", fontsize=10)
-    axis.set(xlim=(-2.6, half - 0.4), ylim=(0.5 - len(timesteps), 0.95), aspect="equal", title=title)
+    axis.text(
+        half / 2 - 0.5, 0.3 - len(timesteps), "angle 0 points up, and hands turn clockwise", ha="center", fontsize=10
+    )
+    axis.set(xlim=(-2.6, half - 0.4), ylim=(0.2 - len(timesteps), 0.95), aspect="equal", title=title)
     axis.axis("off")
     return figure
 

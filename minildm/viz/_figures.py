@@ -78,7 +78,8 @@ def matches(
 ) -> Axes:
     """What was found (blue), missed (orange) and invented (purple), at one strictness; returns the axis.
 
-    true, pred: (h, w) int labels. What was missed is filled, within the dashed outline of the truth.
+    true, pred: (h, w) int labels. What was missed is filled, within the dashed outline of the truth. What was invented,
+    found where there is no such thing, is outlined thickly, above the rest.
     """
     matching = require("stardist.matching").matching
     true, pred = array(true).astype(np.int32), array(pred).astype(np.int32)
@@ -88,8 +89,8 @@ def matches(
     found = np.where(np.isin(pred, [j for _, j in pairs]), pred, 0)
     outlines(axis, image, found, SKY)
     axis.imshow((missed > 0)[..., None] * np.array([*require("matplotlib.colors").to_rgb(ORANGE), 0.4]))
-    outline(axis, np.where(found > 0, 0, pred), PURPLE)
-    outline(axis, missed, ORANGE, linestyles="dashed")
+    outline(axis, missed, ORANGE, linestyles="dashed", linewidths=1.0)
+    outline(axis, np.where(found > 0, 0, pred), PURPLE, linewidths=2.2)
     axis.set_title(title or f"found {result.tp} (blue), missed {result.fn} (orange), invented {result.fp} (purple)")
     return axis
 

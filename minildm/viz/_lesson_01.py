@@ -90,10 +90,11 @@ def targets(
     top, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     axes = top.subplots(1, 3)
     outlines(axes[0], image, mask, ORANGE, "two nuclei touch on the line")
-    for axis, values, title in zip(axes[1:], (depth, weight), ("depth: hills", "weight: the gap glows"), strict=True):
+    names = "depth: hills", "weight: the gap glows"
+    for axis, values, name in zip(axes[1:], (depth, weight), names, strict=True):
         axis.imshow(values, cmap="magma")
         outline(axis, mask, "white", linewidths=0.8)
-        axis.set_title(title)
+        axis.set_title(f"{name} ({values.min():.0f} to {values.max():.1f})")
         axis.axis("off")
     ends = np.array(line, float)
     for axis in axes:
@@ -120,7 +121,9 @@ def targets(
 
 
 def found_in(image: Images, true: np.ndarray | Tensor, found: dict[str, np.ndarray], title: str = "") -> Figure:
-    """What several methods find in one tall picture, turned to save room: `matches` under each other; the figure.
+    """What several methods find in one tall picture, lying on its side: `matches` under each other; returns the figure.
+
+    To save room, rows and columns change places: the picture's top is at the left, as the figure says.
 
     image, true: (h, w).  found: {name: labels (h, w)}.
     """
@@ -130,6 +133,8 @@ def found_in(image: Images, true: np.ndarray | Tensor, found: dict[str, np.ndarr
     figure, axes = plt.subplots(len(found), 1, figsize=(8.8, len(found) * (tall + 0.35) + 0.35), squeeze=False)
     for axis, (name, labels) in zip(axes[:, 0], found.items(), strict=True):
         matches(axis, image, true, array(labels).T)
+        axis.text(-0.008, 0.5, "top", rotation=90, ha="right", va="center", transform=axis.transAxes, fontsize=10)
+        axis.text(1.008, 0.5, "bottom", rotation=90, ha="left", va="center", transform=axis.transAxes, fontsize=10)
         axis.set_title(f"{name}: {axis.get_title()}")
     figure.suptitle(title)
     return figure

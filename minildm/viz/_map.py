@@ -22,16 +22,16 @@ class _Lesson(NamedTuple):
 LESSONS = (
     _Lesson("What will we build?", "one U, four jobs", tuple(JOBS)),
     _Lesson("How does a U-Net segment?", "encoder, decoder, skips", ("segment",)),
-    _Lesson("What does noise do?", "nothing yet: noisy pictures", ("denoise",)),
+    _Lesson("What does noise do?", "no network yet: noisy pictures", ("denoise",)),
     _Lesson("How can it predict noise?", "the time, told to every block", ("denoise",)),
     _Lesson("How does noise become an image?", "a loop around it", ("denoise",)),
-    _Lesson("What do attention and norms buy?", "attention: far sees far", ("denoise",)),
+    _Lesson("What do attention and norms buy?", "attention: places ask each other", ("denoise",)),
     _Lesson("Why compress?", "an autoencoder around it", ("paint", "judge")),
-    _Lesson("What does the latent space buy?", "a label, and less to look at", ("paint", "judge")),
+    _Lesson("What does the latent space buy?", "a label; codes in place of pixels", ("paint", "judge")),
     _Lesson("How do words steer?", "cross-attention to words", ("paint", "judge")),
     _Lesson("How else can we steer?", "guidance, pictures, masks", ("paint", "judge")),
     _Lesson("How do we teach it new things?", "small additions, U frozen", ("paint", "judge")),
-    _Lesson("Is this really Stable Diffusion?", "only size", ("paint",)),
+    _Lesson("Is this really Stable Diffusion?", "the same parts, only larger", ("paint",)),
     _Lesson("Can painting help the clinic?", "nuclei that it painted", ("segment", "paint")),
     _Lesson("Where next?", "flow matching, transformers", ("paint", "judge")),
 )
@@ -95,7 +95,7 @@ def _skip(axis, left, words):
 def _node(axis, number, lesson, picture, pale):
     patches = require("matplotlib.patches")
     x, y = _place(number)
-    strength, half = 0.45 if pale else 1, 0.41
+    strength, half = 0.6 if pale else 1, 0.41
     colour = JOBS[lesson.jobs[0]] if len(lesson.jobs) < len(JOBS) else "0.2"
     square = ((x - half, y - half), 2 * half, 2 * half)
     axis.add_patch(patches.Rectangle(*square, fc="white", ec="white", lw=2.2, zorder=1))
@@ -110,7 +110,7 @@ def _node(axis, number, lesson, picture, pale):
     axis.text(at, top, f"{number:02}", fontsize=11, weight="bold", color="0.2", **text)
     axis.text(at, top - 0.23, lesson.question, fontsize=9.5, **text)
     adds = f"+ {lesson.adds}" + (" (in preparation)" if pale else "")
-    axis.text(at, top - 0.42, adds, fontsize=9, color="0.35", **text)
+    axis.text(at, top - 0.42, adds, fontsize=9.5, color="0.25", **text)
 
 
 def _beside(number, x, y, half):

@@ -22,7 +22,8 @@ def noise_paths(
     """Random walks of single pixels through all timesteps, over what one jump promises of them; returns the figure.
 
     starts: {name of a pixel: its clean value}.  walks: for each pixel its walks, (len(schedule), n), from t = 0 on.
-    The lines in black are the promised mean and, dashed, two standard deviations to either side.
+    The lines in black are the promised mean and, dashed, two standard deviations to either side. The names stand at the
+    clean values, on the axis.
     Raises ValueError for other than one set of walks for each pixel, and for walks of another length.
     """
     steps = len(schedule)
@@ -30,16 +31,22 @@ def noise_paths(
     if len(starts) != len(found) or any(len(shape) != 2 or shape[0] != steps for shape in found):
         raise ValueError(f"expected {len(starts)} sets of walks, each ({steps}, n), got {found}")
     figure, axis = require("matplotlib.pyplot").subplots(figsize=(8.4, 3.9))
-    for k, ((name, start), paths) in enumerate(zip(starts.items(), walks, strict=True)):
+    for k, (start, paths) in enumerate(zip(starts.values(), walks, strict=True)):
         colour = _COLOURS[k % len(_COLOURS)]
         axis.plot(paths.numpy(force=True), color=colour, lw=0.6, alpha=0.5)
         axis.plot(0, start, "o", color=colour, ms=8, mec="white", clip_on=False, zorder=3)
-        axis.text(-0.015 * steps, start, name, color=colour, ha="right", va="center", weight="bold")
         mean = schedule.signal * start
         for offset, look in ((0, "-"), (2, "--"), (-2, "--")):
             axis.plot((mean + offset * schedule.noise).numpy(), look, color="0.1", lw=1.6 if look == "-" else 1)
-    axis.set(xlim=(0, steps - 1), xlabel="t", title=title, yticks=[])
-    axis.spines["left"].set_visible(False)
+    axis.set(xlim=(0, steps - 1), xlabel="t", title=title, ylabel="value of the pixel")
+    names = {start: name for name, start in starts.items()}
+    low, high = axis.get_ylim()
+    free = [at for at in axis.get_yticks() if all(abs(at - start) > 0.06 * (high - low) for start in names)]
+    ticks = sorted({*names, *(at for at in free if low < at < high)})
+    axis.set_yticks(ticks, [f"{names[at]} {at:g}" if at in names else f"{at:g}" for at in ticks])
+    for label, at in zip(axis.get_yticklabels(), ticks, strict=True):
+        if at in names:
+            label.set(color=_COLOURS[list(starts.values()).index(at) % len(_COLOURS)], weight="bold")
     for at, words in ((0, "mean"), (2, "+ 2 std"), (-2, "− 2 std")):
         axis.text(1.01 * steps, at, words, va="center", fontsize=SMALL)
     return figure
@@ -82,7 +89,7 @@ def schedule_sheet(
         axis.text(1.01 * lengths[0], 0.5, name, color=colour, va="center", weight="bold")
     above.axhline(0, color="0.3", lw=1, ls="--")
     above.text(0.99 * lengths[0], 0.3, "half picture, half noise", ha="right", fontsize=SMALL, color="0.3")
-    above.set(ylim=(-12.5, 9.5), ylabel="log SNR", title=title, xticks=list(times))
+    above.set(ylim=(-12.5, 9.5), ylabel="natural log of the SNR", title=title, xticks=list(times))
     above.tick_params(labelbottom=True)
     below[-1].set_xlabel("t")
     for axis in below:

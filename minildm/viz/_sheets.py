@@ -133,22 +133,32 @@ def strips(
 
 
 def filmstrip(
-    steps: Iterable[Step], columns: int = 8, *, sample: int = 0, size: float = 1.15, title: str = ""
+    steps: Iterable[Step],
+    columns: int = 8,
+    *,
+    sample: int = 0,
+    size: float = 1.15,
+    title: str = "",
+    numbered: bool = False,
 ) -> Figure:
     """The way of one sample: above, x_t as it is; below, x0_hat, what the model takes it for. Returns the figure.
 
     steps: all that a sampler yields; `columns` of them are shown, the first and the last among them.
-    sample: which one of the batch.  Raises ValueError for no steps, and for latents, which are decoded first.
+    sample: which one of the batch.  numbered: say above each how many steps came before.
+    Raises ValueError for no steps, and for latents, which are decoded first.
     """
     steps = list(steps)
     if not steps:
         raise ValueError("expected the steps of a sampler, got none: was its generator used up before?")
-    chosen = [steps[k] for k in np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int)]
+    chosen = np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int)
     figure, axes = _sheet(2, len(chosen), size, size + 0.15, title)
-    for column, step in zip(axes.T, chosen, strict=True):
+    for column, number in zip(axes.T, chosen, strict=True):
+        step = steps[number]
         for axis, x in zip(column, (step.x_t, step.x0_hat), strict=True):
             axis.imshow(pixels(x[sample]))
-        column[0].set_title("finished" if step.t < 0 else f"t = {step.t}", fontsize=SMALL)
+        words = "finished" if step.t < 0 else f"t = {step.t}"
+        words = f"step {number}\n{words}" if numbered else words
+        column[0].set_title(words, fontsize=SMALL)
     for axis, name in zip(axes[:, 0], ("$x_t$", r"$\hat x_0$"), strict=True):
         axis.text(-0.12, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=12)
     return figure
@@ -210,7 +220,7 @@ def _sheet(rows, columns, width, height, title):
     plt = require("matplotlib.pyplot")
     size = (width * columns, height * rows + (0.35 if title else 0))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.05, wspace=0, hspace=0)  # h_pad: also above and below the title
     for axis in axes.flat:
         axis.axis("off")
     figure.suptitle(title, fontsize=11)

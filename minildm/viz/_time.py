@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from minildm import storage
 from minildm.images import Images
@@ -90,18 +90,32 @@ _PLAYER = """<!doctype html><meta charset="utf-8"><title>animation</title>
 
 
 def animation(
-    frames: Iterable[Images], *, fps: float = 12, scale: int = 4, hold: float = 1.5, columns: int = 8
+    frames: Iterable[Images],
+    *,
+    fps: float = 12,
+    scale: int = 4,
+    hold: float = 1.5,
+    columns: int = 8,
+    captions: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> Film:
     """An animation of pictures: as the last expression of a cell it plays; `.save` writes a GIF or an HTML page.
 
     frames: each a picture (c, h, w) in [-1, 1], or uint8 (h, w, 3), or anything else that `pixels` takes; a batch
         (b, c, h, w) is laid out in rows of `columns`.
     fps: frames a second.  scale: each pixel becomes scale × scale.  hold: seconds for which the last frame rests.
-    Raises ValueError for no frames, or frames of different sizes.
+    captions: a line above each frame.  names: of what stands side by side in a frame, in equal parts, below the line.
+    Raises ValueError for no frames, or frames of different sizes, and for other than one caption for each frame.
     """
     made = [_frame(frame, columns) for frame in frames]
     if len({frame.shape for frame in made}) != 1:
         raise ValueError(f"expected frames, all of one size, got sizes {sorted({frame.shape for frame in made})}")
+    if len(captions) not in (0, len(made)):
+        raise ValueError(f"expected no captions or one for each of {len(made)} frames, got {len(captions)}")
+    if captions or names:
+        lines = captions or [""] * len(made)
+        made = [_titled(frame, line, names, scale) for frame, line in zip(made, lines, strict=True)]
+        scale = 1
     return Film(made, fps, scale, hold)
 
 
@@ -135,6 +149,19 @@ def slider(draw: Callable[..., object], **values: tuple | Iterable) -> Any:
 
     controls = {name: control(name, value) for name, value in values.items()}
     return widgets.VBox([*controls.values(), widgets.interactive_output(redraw, controls)])
+
+
+def _titled(frame, line, names, scale):
+    """A frame at its full size, with words above it: a line, and the names of its parts; uint8 (h, w, 3)."""
+    large = frame.repeat(scale, axis=0).repeat(scale, axis=1)
+    high, wide = 20, large.shape[1]
+    words = Image.new("RGB", (wide, high * (bool(line) + bool(names))), "white")
+    draw, font = ImageDraw.Draw(words), ImageFont.load_default(14)
+    if line:
+        draw.text((wide / 2, high / 2), line, "black", font, anchor="mm")
+    for k, name in enumerate(names):
+        draw.text(((k + 0.5) * wide / len(names), words.height - high / 2), name, "black", font, anchor="mm")
+    return np.concatenate([np.asarray(words), large])
 
 
 def _frame(frame, columns):
