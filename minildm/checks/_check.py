@@ -187,7 +187,7 @@ def _numbers(argument):
 
 def _brief(value):
     if isinstance(value, nn.Module) or callable(value):
-        return getattr(value, "__name__", type(value).__name__)
+        return getattr(value, "__name__", type(value).__name__.lstrip("_"))
     found = array(value)
     if found is None or found.dtype.kind not in "biuf" or not found.ndim:
         return repr(value) if len(repr(value)) < 200 else type(value).__name__
