@@ -66,9 +66,9 @@ def divide(source: str) -> tuple[list[str], list[str]]:
 
 
 def without(text: str, secret: Iterable[str]) -> str:
-    """A text in which each hidden line of some length is masked, whatever its spaces are."""
+    """A text in which each hidden line of some length is masked, whatever its spaces are, and as `repr` writes it."""
     for line in sorted({line.strip() for line in secret}, key=len, reverse=True):
         if len(line) >= 12:
-            text = re.sub(r"\s+".join(map(re.escape, line.split())), MASK, text)
-            text = text.replace(repr(line)[1:-1], MASK)
+            words = [re.sub("['\"]", r"\\\\*['\"]", re.escape(word)) for word in line.split()]
+            text = re.sub(r"(?:\s|\\[nt])+".join(words), MASK, text)
     return text
