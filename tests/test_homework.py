@@ -46,6 +46,7 @@ def graded(name, tmp_path_factory):
     """A course as an instructor makes it, where students have handed in; the first assignment has a cheat, too.
 
     "solved" hands in the solutions, "untouched" what was handed out, "edited" that with easier tests and one test less.
+    The solutions of the second assignment warn, which is no mistake.
     """
     root = tmp_path_factory.mktemp("course") / "course"
     assert cli.main(["homework", "course", str(root), "--only", name]) == 0
@@ -54,6 +55,10 @@ def graded(name, tmp_path_factory):
         target = root / "submitted" / student / name / given.name
         target.parent.mkdir(parents=True)
         shutil.copy(FOLDER / given.name if student == "solved" else given, target)
+        if student == "solved" and name == NAMES[1]:
+            loud = 'print("a warning", file=__import__("sys").stderr)'
+            text = target.read_text(encoding="utf-8").replace("### BEGIN SOLUTION", json.dumps(loud)[1:-1])
+            target.write_text(text, encoding="utf-8")
     if "edited" in students(name):
         book = nbformat.read(target, as_version=4)
         tests = [cell for cell in book.cells if is_marked(cell, "grade") and not is_marked(cell, "solution")]
