@@ -125,11 +125,11 @@ def secrets(name: str, hidden_tests_alone: bool = False) -> list[str]:
                 hidden, tests = True, BEGIN in line
             elif END in line or "END SOLUTION" in line:
                 hidden = False
-            elif not hidden:
-                shown.add(line)
-            elif len(line) >= 20 and not (hidden_tests_alone and (in_words or not tests)):
+            elif not hidden or (hidden_tests_alone and (in_words or not tests)):
+                shown.add(line)  # a page of who handed in the solutions shows these
+            elif len(line) >= 20:
                 found.append(line)
-    return [line for line in found if line not in shown]
+    return [line for line in found if not any(line in other for other in shown)]
 
 
 def test_students_get_neither_solutions_nor_hidden_tests_nor_outputs(graded, name):
