@@ -25,6 +25,7 @@ from .lesson_07 import cross_attention_flops, decodable_latent, models_to_pay
 from .lesson_08 import retrieval, share_inside
 from .lesson_09 import guidance, overwriting, remaining, rescaled
 from .lesson_11 import block_parameters, clip_name, map_shape, training_bytes
+from .lesson_14 import nearest, painter_training, square
 from .networks import attention, cross_attention, lora_forward, time_embedding, unet_forward
 from .noising import add_noise, ddim_step, heun_step, schedule
 from .training import training_loop, training_step
@@ -66,6 +67,9 @@ __all__ = [
     "map_shape",
     "block_parameters",
     "training_bytes",
+    "square",
+    "nearest",
+    "painter_training",
     "unet_forward",
     "training_step",
     "training_loop",
