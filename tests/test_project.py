@@ -109,7 +109,7 @@ def test_old_names_that_the_changelog_says_work_do():
 
 def test_the_lesson_table_has_every_lesson_and_links_those_that_exist():
     table = re.findall(r"^\| (\d\d) \| (.+?) \|", README, re.MULTILINE)
-    assert [number for number, _ in table] == [f"{n:02}" for n in range(14)]
+    assert [number for number, _ in table] == [f"{n:02}" for n in range(15)]
     linked = [Path(link).name for _, title in table for link in links(title)]
     assert linked == [path.name for path in LESSONS]
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def axis():
-    pictures = {number: np.full((2, 2, 3), number / 20) for number in range(14) if number != 12}
+    pictures = {number: np.full((2, 2, 3), number / 20) for number in range(15) if number != 12}
     (axis,) = viz.course_map(pictures, preparing={10, 12}).axes
     yield axis
     plt.close("all")
@@ -39,7 +39,7 @@ def test_every_lesson_of_the_readme_is_there(axis):
 
 def test_each_picture_stands_beside_its_number(axis):
     pictures = {round(float(image.get_array()[0, 0, 0]) * 20): middle(image) for image in axis.get_images()}
-    assert sorted(pictures) == [number for number in range(14) if number != 12]
+    assert sorted(pictures) == [number for number in range(15) if number != 12]
     for number, (x, y) in pictures.items():
         words = numbered(axis)[number].get_position()
         assert abs(words[0] - x) < 0.7 and abs(words[1] - y) < 1.1
@@ -53,6 +53,7 @@ def test_it_is_a_u_and_skips_run_level_across(axis):
     assert [places[n] for n in range(6)] == sorted((places[n] for n in range(6)), reverse=True)
     assert [places[13 - n] for n in range(6)] == pytest.approx([places[n] for n in range(6)])
     assert max(places[6], places[7]) < places[5]
+    assert places[14] == places[0]  # the learner's own, between both arms
     skips = [text for text in axis.texts if getattr(text, "arrow_patch", None)]
     assert len(skips) == 4 and all(skip.xy[1] == skip.get_position()[1] for skip in skips)
 

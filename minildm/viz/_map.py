@@ -18,7 +18,7 @@ class _Lesson(NamedTuple):
     jobs: tuple[str, ...] = ()  # some of JOBS
 
 
-# Down the left arm, along the bottom, where pictures are smallest, and up the right arm.
+# Down the left arm, along the bottom, where pictures are smallest, and up the right arm; the last stands between both.
 LESSONS = (
     _Lesson("What will we build?", "one U, four jobs", tuple(JOBS)),
     _Lesson("How does a U-Net segment?", "encoder, decoder, skips", ("segment",)),
@@ -34,8 +34,10 @@ LESSONS = (
     _Lesson("Is this really Stable Diffusion?", "the same parts, only larger", ("paint",)),
     _Lesson("Can painting help the clinic?", "nuclei that it painted", ("segment", "paint")),
     _Lesson("Where next?", "flow matching, transformers", ("paint", "judge")),
+    _Lesson("What about your pictures?", "you", tuple(JOBS)),
 )
 _SIDE = 6  # lessons on each arm
+_LAST = len(LESSONS) - 1  # the number of the lesson between both arms, for the learner's own work
 _WIDTH, _BOTTOM = 8.9, -0.3  # of the map, in inches: its width, and the height at which the bottom of the U lies
 _SKIPS = {1: "nuclei again", 3: "the denoiser, taught more", 4: "the loop, steered", 5: "attention, now to words"}
 
@@ -67,8 +69,10 @@ def _place(number):
     """The middle of a lesson's picture, in inches; the arms lean inwards, as the maps of a U grow smaller."""
     if number < _SIDE:
         return 0.55 + 0.1 * number, 6.15 - number
-    if number >= len(LESSONS) - _SIDE:
-        x, y = _place(len(LESSONS) - 1 - number)
+    if number == _LAST:
+        return 3.25, 6.15
+    if number >= _LAST - _SIDE:
+        x, y = _place(_LAST - 1 - number)
         return _WIDTH - x, y
     return _WIDTH / 2 + 2.4 * (number - _SIDE) - 1.3, _BOTTOM
 
@@ -115,8 +119,8 @@ def _node(axis, number, lesson, picture, pale):
 
 def _beside(number, x, y, half):
     """Where the words of a lesson begin, on which side, and which way they go: inside the U, and never on it."""
-    if number < _SIDE:
+    if number < _SIDE or number == _LAST:
         return x + half + 0.14, y + 0.25, "left", 1
-    if number >= len(LESSONS) - _SIDE:
+    if _LAST - _SIDE <= number < _LAST:
         return x - half - 0.14, y + 0.25, "right", -1
     return x - half, y + half + 0.57, "left", 1
