@@ -521,9 +521,13 @@ class TestLatents:
             (checks.reparameterise, lambda m, v, e: m + v * e, "is a logarithm"),
             (checks.reparameterise, lambda m, v, e: m + e, "not weighted"),
             (checks.reparameterise, lambda m, v, e: (m + (v / 2).exp() * e).data, "no gradient"),
+            (checks.reparameterise, lambda m, v, e: m + v.exp() / 2 * e, "belongs into the exponent"),
             (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v).sum((1, 2, 3)), "half is missing"),
             (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v).mean((1, 2, 3)) / 2, "nats add up"),
             (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v).sum() / 2, "each picture has its own"),
+            (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v).sum((1, 2, 3)).mean() / 2, "each picture has its own"),
+            (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v).sum(1) / 2, "not summed over all"),
+            (checks.kl, lambda m, v: (m**2 + v.exp() + 1 - v).sum((1, 2, 3)) / 2, "1 has the wrong sign"),
             (checks.kl, lambda m, v: (1 + v - m**2 - v.exp()).sum((1, 2, 3)) / 2, "never negative"),
             (checks.kl, lambda m, v: (m**2 + v - 1 - v.log().nan_to_num()).sum((1, 2, 3)) / 2, "$"),
         ],
@@ -534,6 +538,16 @@ class TestLatents:
                 check(wrong)
         else:
             expect(check, wrong, hint)
+
+    def test_noise_of_one_s_own_is_noticed(self):
+        with pytest.raises(checks.CheckFailed, match="draw no noise of your own"):
+            checks.reparameterise(lambda m, v, e: m + (v / 2).exp() * torch.randn_like(e))
+
+    def test_a_stub_does_not_pass(self):
+        def stub(*case):
+            raise NotImplementedError
+
+        assert not checks.reparameterise(stub) and not checks.kl(stub)
 
 
 def low_rank(x, weight, bias, down, up, alpha):

@@ -23,7 +23,10 @@ def reparameterise() -> Exercise:
             f"a gradient reaches {name}": grad is not None
             for name, grad in zip(("mean", "log_variance"), grads, strict=True)
         }
-        return {"the sample": sample, **reached}
+        with torch.no_grad():
+            repeated = answer(mean, log_variance, eps)
+        same = not torch.is_tensor(sample) or torch.equal(sample, repeated)
+        return {"the same eps gives the same sample (draw no noise of your own)": same, "the sample": sample, **reached}
 
     def cloud(std=lambda v: (v / 2).exp(), centre=lambda m: m, sign=1):
         return lambda mean, log_variance, eps: centre(mean) + sign * std(log_variance) * eps
@@ -31,7 +34,8 @@ def reparameterise() -> Exercise:
     mistakes = {
         "that multiplies by the variance; the deviation is its root, exp(log_variance / 2)": cloud(lambda v: v.exp()),
         "log_variance is a logarithm: take its exponential": [cloud(lambda v: v), cloud(lambda v: v / 2)],
-        "the root of the logarithm is not the logarithm of the root": cloud(lambda v: v.abs().sqrt()),
+        "the half belongs into the exponent: a root halves the logarithm": cloud(lambda v: v.exp() / 2),
+        "log_variance is a logarithm: first its exponential, then the root": cloud(lambda v: v.abs().sqrt()),
         "twice too large in the exponent: the deviation is exp(log_variance / 2)": cloud(lambda v: (2 * v).exp()),
         "the mean is missing": cloud(centre=torch.zeros_like),
         "the noise is missing: that is the middle of the cloud": cloud(torch.zeros_like),
@@ -63,9 +67,17 @@ def kl() -> Exercise:
         "the half is missing": divergence(half=1.0),
         "the sign is turned around: a divergence is never negative": divergence(half=-0.5),
         "a mean over the numbers: nats add up": divergence(lambda each: each.flatten(1).mean(1)),
-        "a single number: each picture has its own": [divergence(torch.sum), divergence(torch.mean)],
+        "a single number: each picture has its own": [
+            divergence(torch.sum),
+            divergence(torch.mean),
+            divergence(lambda each: each.flatten(1).sum(1).mean()),
+        ],
         "summed over the batch: each picture has its own": divergence(lambda each: each.sum(0)),
-        "not summed yet: the numbers of a picture belong together": divergence(lambda each: each),
+        "not summed over all yet: the numbers of a picture belong together": [
+            divergence(lambda each: each),
+            divergence(lambda each: each.sum(1)),
+            divergence(lambda each: each.sum((2, 3))),
+        ],
         "the mean is not squared": [divergence(square=lambda m: m), divergence(square=torch.abs)],
         "log_variance is a logarithm: the variance is its exponential": divergence(variance=lambda v: v),
         "the variance is exp(log_variance); its root is the deviation": divergence(variance=lambda v: (v / 2).exp()),
@@ -73,6 +85,7 @@ def kl() -> Exercise:
             variance=lambda v: (2 * v).exp()
         ),
         "the 1 is missing: the standard normal itself must give 0": divergence(one=0.0),
+        "the 1 has the wrong sign: the standard normal itself must give 0": divergence(one=-1.0),
         "the logarithm's sign: a narrow cloud costs, too": divergence(log=lambda v: -v),
         "the logarithm is missing: it keeps the cloud from becoming a point": divergence(log=torch.zeros_like),
     }

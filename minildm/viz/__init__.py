@@ -19,6 +19,7 @@ from ._figures import (
     style,
     u_diagram,
 )
+from ._latents import bands, clouds
 from ._lesson_01 import found_in, targets, u_2015
 from ._map import course_map
 from ._noise import noise_paths, picture_and_values, schedule_sheet
@@ -73,6 +74,8 @@ __all__ = [
     "answers",
     "clocks",
     "trajectories",
+    "clouds",
+    "bands",
     "guidance_line",
     "trade_off",
 ]
