@@ -39,7 +39,7 @@ def test_a_cloud_is_an_ellipse_of_two_deviations():
 
 def test_a_lattice_is_laid_out_row_by_row_from_the_top_left():
     figure = viz.clouds(
-        {"a": (MEANS, DEVIATIONS)}, {"a": PICTURES}, COLOURS, area=(-1, 5, 0, 6), prior=False, title="one"
+        {"a": (MEANS, DEVIATIONS)}, {"a": PICTURES}, COLOURS, marks="osv", area=(-1, 5, 0, 6), prior=False, title="one"
     )
     above, below = figure.axes
     (shown,) = below.images
@@ -63,6 +63,8 @@ def test_bands_draws_every_compression_under_its_picture():
     np.testing.assert_allclose(second.get_ydata(), wrong["poor"])
     assert dashed.get_linestyle() == "--"
     assert {"good", "poor"} <= {text.get_text() for text in axis.texts}
+    heights = sorted(text.get_position()[1] for text in axis.texts[:2])
+    assert heights[1] >= 1.6 * heights[0]  # the names do not lie on each other
     assert min(text.get_fontsize() for text in axis.texts) >= 9
 
 

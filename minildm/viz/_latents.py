@@ -68,7 +68,8 @@ def bands(
 ) -> Figure:
     """What several compressions get wrong, by frequency, under a picture as each of them gives it; returns the figure.
 
-    names: of the bands, from coarse to fine.  wrong: {compression: error / picture, the share of power, in each band}.
+    names: of the bands, from coarse to fine.  wrong: {compression: error / picture, the share of power, in each band},
+        drawn from 1 / 10,000 on.
     pictures: {caption: one picture}, shown above.  shares: each band's part of all the picture's power, dashed.
     Raises ValueError where a compression has not one number for each band.
     """
@@ -82,20 +83,24 @@ def bands(
         axis.set_title(caption, fontsize=10)
         axis.axis("off")
     axis, at = below.subplots(), np.arange(len(names))
+    ends = {}
     for (name, values), colour, mark in zip(wrong.items(), (BLUE, ORANGE, GREEN, PURPLE), "os^D", strict=False):
         values = _numbers(values)
         if values.shape != at.shape:
             raise ValueError(f"expected {len(names)} numbers for {name!r}, one for each band, got {values.shape}")
         axis.semilogy(at, values, marker=mark, color=colour, lw=2)
-        axis.annotate(name, (at[-1], values[-1]), (9, 0), textcoords="offset points", color=colour, va="center")
+        ends[name] = values[-1], colour
+    height = 0.0
+    for name, (value, colour) in sorted(ends.items(), key=lambda one: one[1][0]):
+        height = max(value, 2.2 * height)  # apart, where two lines end at the same place
+        axis.text(at[-1] + 0.12, height, name, color=colour, va="center")
     if shares is not None:
         shares = _numbers(shares)
         axis.semilogy(at, shares, "--", color="0.45", lw=1.5)
-        words = "dashed: the band's share\nof the picture's power"
-        axis.annotate(words, (at[-1], shares[-1]), (9, 0), textcoords="offset points", color="0.35", va="center")
+        axis.text(0.1, shares[0] * 1.5, "dashed: the band's share of the picture's power", color="0.35", va="bottom")
     axis.set_xticks(at, names)
     axis.set(xlabel="cycles per picture: coarse → fine", ylabel="share of the power that is wrong")
-    axis.set_xlim(-0.3, len(names) + 0.6)
+    axis.set(xlim=(-0.3, len(names) - 0.1), ylim=(1e-4, 3))
     figure.suptitle(title)
     return figure
 
