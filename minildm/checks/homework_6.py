@@ -1,0 +1,346 @@
+"""Visible checks of homework 6, the bug museum: what must hold of a repaired function, however it is written."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minildm.guidance import guided as package_guided
+from minildm.metrics import dice as package_dice
+from minildm.tensors import seeded
+
+from ._outcome import Outcome
+from ._probe import Probe, probe
+
+
+def _normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@probe()
+def noise_walk(ask: Probe) -> None:
+    """Exhibit 1: `answer(a, b, frames)`, two noises of one shape -> (frames, ...) from a to b."""
+    for frames, shape in ((5, (3, 4)), (3, (2, 2, 5)), (9, (7,))):
+        a, b = _normal(*shape), _normal(*shape, seed=1)
+        walk = ask(a, b, frames)
+        ask.need(walk.shape == (frames, *shape), f"expected shape {(frames, *shape)}, got {walk.shape}")
+        ask.near(walk[0], a, "the walk does not begin at a")
+        ask.near(walk[-1], b, "the walk does not end at b")
+        one, other = torch.eye(2, dtype=torch.float64)
+        shares = ask(one, other, frames)  # (frames, 2): how much of each
+        ask.near((shares**2).sum(1), np.ones(frames), "on the way the variance is not that of a and b, which is 1")
+        ask.near(
+            shares[:, 1] ** 2,
+            [k / (frames - 1) for k in range(frames)],
+            "the variance is right, but the share of it that comes from b does not rise evenly from 0 to 1",
+        )
+        ask.need((shares > -1e-6).all(), "a noise is subtracted on the way")
+
+
+@probe()
+def noise_levels(ask: Probe) -> None:
+    """Exhibit 2: `answer(steps, lowest, highest, rho)` -> (steps + 1,), the noise levels in the order of sampling."""
+    for steps, lowest, highest, rho in ((4, 0.1, 10.0, 7.0), (7, 0.02, 80.0, 3.0), (10, 1.0, 5.0, 1.0)):
+        levels = ask(steps, lowest, highest, rho)
+        ask.need(levels.shape == (steps + 1,), f"expected steps + 1 = {steps + 1} levels, got shape {levels.shape}")
+        ask.near(levels[-1], 0.0, "the last level must be 0, the clean picture")
+        ask.need(levels[0] > levels[1], "a sampler goes from noise to the picture, and this list begins the other way")
+        ask.near(levels[0], highest, "the first level must be the highest", 1e-4 * highest)
+        ask.near(levels[-2], lowest, "the last level above 0 must be the lowest", 1e-4 * highest)
+        ask.need((levels[:-1] > levels[1:]).all(), "each level must be below the one before it")
+        bends = (levels[:-1] ** (1 / rho))[1:] - (levels[:-1] ** (1 / rho))[:-1]
+        ask.near(
+            bends, np.full_like(bends, bends.mean()), "the roots of order rho must be evenly spaced", 1e-4 * highest
+        )
+
+
+@probe()
+def ancestral(ask: Probe) -> None:
+    """Exhibit 3: `answer(denoise, alphas_cumprod, x_t, timesteps, draw)` -> the picture, shaped like x_t."""
+    alphas_cumprod = torch.linspace(0.95, 0.05, 10, dtype=torch.float64)
+    for timesteps, shape in (([9, 6, 1], (2, 3)), ([8, 4], (1, 4)), ([7], (3, 2)), ([9, 7, 5, 2, 0], (2, 5))):
+        x_t, clean = _normal(*shape, seed=2), _normal(*shape, seed=3)
+
+        def run(answer, asked, value, x_t=x_t, clean=clean, timesteps=timesteps):
+            def denoise(x, t):
+                asked.append((int(t), x.detach().clone()))
+                return clean
+
+            return answer(denoise, alphas_cumprod.clone(), x_t, list(timesteps), lambda x: torch.full_like(x, value))
+
+        quiet, loud = [], []
+        ask(run=partial(run, asked=quiet, value=0.0))
+        result = ask(run=partial(run, asked=loud, value=1.0))
+        told = [moment for moment, _ in loud]
+        ask.need(told == timesteps, f"the denoiser must be asked at {timesteps}, once each; it was asked at {told}")
+        hint = "the denoiser names one picture at every step, so the result is that picture; it is not: what came last?"
+        ask.near(result, clean, hint)
+        if len(timesteps) > 1:
+            now, then = alphas_cumprod[timesteps[:2]]
+            hint = "before the last step, fresh noise of variance 1 - a / a_then is to be added"
+            ask.near(loud[1][1] - quiet[1][1], (1 - now / then).sqrt().expand(shape), hint)
+
+
+@probe()
+def redraw(ask: Probe) -> None:
+    """Exhibit 4: `answer(denoise, alphas_cumprod, x_0, eps, timesteps, strength)` -> a picture like x_0."""
+    alphas_cumprod = torch.linspace(0.96, 0.02, 12, dtype=torch.float64)
+    cases = [([11, 8, 5, 2], 0.5, (2, 3)), ([10, 7, 3], 1.0, (1, 5)), ([11, 9, 7, 5, 3, 1], 1 / 3, (3, 2))]
+    for timesteps, strength, shape in cases:
+        x_0, eps, asked = _normal(*shape, seed=4), _normal(*shape, seed=5), []
+
+        def denoise(x, t, asked=asked, x_0=x_0):
+            asked.append((int(t), x.detach().clone()))
+            return x_0
+
+        result = ask(denoise, alphas_cumprod, x_0, eps, timesteps, strength)
+        left = timesteps[len(timesteps) - round(len(timesteps) * strength) :]
+        told = [moment for moment, _ in asked]
+        ask.need(bool(told), "the denoiser is never asked")
+        a = alphas_cumprod[told[0]]
+        hint = f"the denoiser is told t = {told[0]}, but what it is shown does not hold the noise of that timestep"
+        ask.near(asked[0][1], a.sqrt() * x_0 + (1 - a).sqrt() * eps, hint)
+        ask.need(told == left, f"at strength {strength:.2f} the timesteps {left} are left; it was asked at {told}")
+        ask.near(result, x_0, "a denoiser that knows the picture must bring it back")
+    # A denoiser that sees no picture at all: what is left at the end is its own answer.
+    result = ask(lambda x, t: 0 * x, alphas_cumprod, _normal(2, 4), _normal(2, 4, seed=1), [9, 4], 1.0)
+    ask.near(result, 0 * result, "the last step must go all the way to the clean picture")
+
+
+@probe(own=[package_guided])
+def guided(ask: Probe) -> None:
+    """Exhibit 5: `answer(model, x_t, t, words, empty, scale)` -> the guided answer, shaped like x_t."""
+    for b, scale in ((1, 1.0), (2, 0.0), (3, 2.0), (2, 7.5)):
+        x_t, words, empty = _normal(b, 3, 2), _normal(b, 4, seed=1), _normal(b, 4, seed=2)
+
+        def model(x_t, t, words):
+            return x_t + words.sum(1).view(-1, 1, 1) + t.view(-1, 1, 1)
+
+        t = torch.arange(b) + 3
+        said = {name: model(x_t, t, one) for name, one in (("words", words), ("empty", empty))}
+        result = ask(model, x_t, t, words, empty, scale)
+        ask.need(result.shape == x_t.shape, f"expected shape {tuple(x_t.shape)}, got {result.shape}")
+        if scale == 1:
+            ask.near(result, said["words"], "scale 1 is off: the answer with the words must come back as it is")
+        if scale == 0:
+            ask.near(result, said["empty"], "at scale 0 nothing is left of the words")
+        way = said["words"] - said["empty"]
+        along = (torch.from_numpy(result) - said["empty"]) / way
+        ask.need(bool((along > -1e-6).all()), "it moves away from what the words ask for")
+        ask.near(along, torch.full_like(along, scale), "it must go `scale` times the way from the empty text's answer")
+
+
+@probe()
+def read_words(ask: Probe) -> None:
+    """Exhibit 6: `answer(attention, x, words, is_word)` -> x with what was read, (b, c, h, w); maps (b, h * w, m)."""
+    for (b, c, h, w), lengths, m in (((1, 4, 2, 3), [3], 5), ((2, 8, 3, 2), [1, 4], 6), ((3, 4, 1, 5), [2, 3, 1], 3)):
+        with seeded(b):
+            attention = nn.MultiheadAttention(c, 2, batch_first=True, dtype=torch.float64).eval()
+        x, words = _normal(b, c, h, w), _normal(b, m, c, seed=1)
+        is_word = torch.arange(m) < torch.tensor(lengths)[:, None]
+        seen, maps = ask.raw(attention, x, words, is_word)
+        ask.need(seen.shape == x.shape, f"expected pixels of shape {tuple(x.shape)}, got {tuple(seen.shape)}")
+        padding = maps.detach() * ~is_word[:, None]
+        ask.near(padding, torch.zeros_like(padding), "the padding is looked at")
+        other = torch.where(is_word[:, :, None], words, _normal(b, m, c, seed=7))
+        again, _ = ask.raw(attention, x, other, is_word)
+        ask.near(again.detach(), seen.detach(), "what stands in the padding changes the picture")
+        n = lengths[0]
+        alone, _ = ask.raw(attention, x[:1], words[:1, :n], is_word[:1, :n])
+        ask.near(seen[:1].detach(), alone.detach(), "a sentence without padding must give the same as with padding")
+
+
+class _Affine:
+    """Stands in for an autoencoder: latents are 3 x + 1, and a denoiser is given them times the scale factor."""
+
+    scale_factor = 0.25
+
+    def decode(self, z):
+        return (z - 1) / 3
+
+
+@probe()
+def to_pictures(ask: Probe) -> None:
+    """Exhibit 7: `answer(vae, latents, batch)`, (n, c, h, w) scaled -> pictures in [0, 1], in the same order."""
+    for shape, batch in (((5, 1, 2, 3), 2), ((3, 2, 3, 2), 3), ((4, 3, 1, 2), 8)):
+        x = _normal(*shape).clamp(-2, 2)
+        pictures = ask(_Affine(), (3 * x + 1) * _Affine.scale_factor, batch)
+        ask.need(pictures.shape == shape, f"expected shape {shape}, got {pictures.shape}")
+        ask.need(bool((pictures >= 0).all() and (pictures <= 1).all()), "pixels must lie between 0 and 1")
+        hint = "an encoded, scaled picture does not come back: the decoder is given numbers of another size"
+        ask.near(pictures, (x / 2 + 0.5).clamp(0, 1), hint)
+
+
+class Stateful:
+    """A scheduler that counts its steps: its results depend on how often it was called."""
+
+    def __init__(self, timesteps):
+        self.timesteps, self.calls = timesteps, []
+
+    def step(self, prediction, x_t):
+        self.calls.append((prediction, x_t))
+        k = len(self.calls)
+        return SimpleNamespace(x_0=prediction * k, x_t=x_t + k * prediction)
+
+
+@probe()
+def paint(ask: Probe) -> None:
+    """Exhibit 8: `answer(denoise, scheduler, x_t)` -> the picture, and a list with the preview of each step."""
+    for timesteps, shape in (([7, 3], (1, 2)), ([9], (2, 3)), ([8, 5, 2, 0], (3, 1))):
+        x_t, scheduler, told = _normal(*shape), Stateful(timesteps), []
+
+        def denoise(x, t, told=told):
+            told.append(t)
+            return 0.5 * x + t
+
+        found = ask.raw(denoise, scheduler, x_t)
+        ask.need(isinstance(found, tuple) and len(found) == 2, "expected two results: the picture, and the previews")
+        picture, previews = found
+        n = len(timesteps)
+        calls = len(scheduler.calls)
+        ask.need(told == timesteps, f"the denoiser must be asked at {timesteps}, once each; it was asked at {told}")
+        ask.need(calls == n, f"for {n} timesteps the scheduler was called {calls} times, and each call moves it on")
+        ask.need(len(previews) == n, f"expected a preview for each of the {n} steps, got {len(previews)}")
+        expected, x = [], x_t
+        for k, t in enumerate(timesteps, 1):
+            said = 0.5 * x + t
+            expected.append(k * said)
+            x = x + k * said
+        ask.near(picture, x, "the picture is not what the scheduler's last step made of it")
+        ask.near(torch.stack(list(previews)), torch.stack(expected), "a preview is the x_0 of its own step")
+
+
+@probe(own=[package_dice])
+def dice(ask: Probe) -> None:
+    """Exhibit 9: `answer(predicted, true, smooth)`, (b, h, w) twice -> (b,)."""
+    masks = (_normal(4, 5, 6) > 0.3).double()
+    masks[0], masks[1, 1:] = 0, 0
+    for smooth in (1.0, 0.1):
+        score = ask(masks, masks, smooth)
+        ask.need(score.shape == (4,), f"expected a number for each picture, shape (4,), got {score.shape}")
+        hint = "a perfect prediction must have a Dice of 1, whatever the size of the mask, also if both are empty"
+        ask.near(score, [1.0] * 4, hint)
+    other = (_normal(4, 5, 6, seed=1) > 0).double()
+    score = ask(other, masks, 1.0)
+    ask.need(bool((score <= 1).all() and (score >= 0).all()), "a Dice lies between 0 and 1")
+    ask.need(bool((score < 0.999).all()), "a wrong prediction has a Dice of 1")
+    two = torch.zeros(1, 4, 4, dtype=torch.float64)
+    two[0, 0, :2] = 1
+    one = two * two.roll(1, 2)  # one of the two pixels
+    ask.need(ask(one, two, 1.0)[0] < 0.9, "a wrong prediction has a Dice of 1: of two pixels only one was found")
+    ask.near(ask(masks, other, 1.0), score, "the two masks play the same part: exchanged, they give the same")
+    half = torch.zeros(1, 4, 4, dtype=torch.float64)
+    half[0, :2] = 1
+    hint = "half of each of two equal masks is shared: that is a Dice of 0.5"
+    ask.near(ask(half, half.roll(1, 1), 1e-9), [0.5], hint)
+
+
+class _Squares:
+    """Stands in for an autoencoder: it does not change what it is given."""
+
+    scale_factor = 0.5
+
+    def decode(self, z):
+        return torch.tanh(z).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+@probe()
+def preview(ask: Probe) -> None:
+    """Exhibit 10: `answer(vae, z)`, a scaled latent (b, c, h, w) -> a small picture of whole numbers, 0 to 255."""
+    for shape in ((1, 3, 2, 3), (2, 1, 4, 2)):
+        z = _normal(*shape)
+        seen = ask.raw(_Squares(), z)
+        ask.need(torch.is_tensor(seen) and seen.dtype == torch.uint8, "expected a tensor of torch.uint8")
+        ask.need(seen.shape == shape, f"expected shape {shape}, got {tuple(seen.shape)}")
+        wanted = 127.5 * torch.tanh(z / 0.5) + 127.5
+        ask.near(seen.double(), wanted, "the picture is not the decoder's", tolerance=1.001)
+
+
+def _line(slope):
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.fill_(slope)
+    return model
+
+
+@probe()
+def train_on(ask: Probe) -> None:
+    """Exhibit 11: `answer(model, optimizer, batches)`, one step for several batches -> the loss of all together."""
+    for parts, size, seed in ((1, 3, 0), (2, 2, 1), (4, 3, 2)):
+        x, y = _normal(parts * size, 1, seed=seed), _normal(parts * size, 1, seed=seed + 9)
+        batches = list(zip(x.split(size), y.split(size), strict=True))
+
+        def run(answer, batches):
+            model = _line(0.5)
+            model.weight.grad = torch.full_like(model.weight, 100.0)  # left from an earlier step
+            loss = answer(model, torch.optim.SGD(model.parameters(), lr=0.1), batches)
+            return None if loss is None else [model.weight.item(), loss]
+
+        slope, loss = ask(batches, run=run)
+        whole = _line(0.5)
+        F.mse_loss(whole(x), y).backward()
+        ask.need(abs(slope - 0.5) > 1e-12, "the weights do not move at all")
+        way = (slope - 0.5) / (-0.1 * whole.weight.grad.item())
+        hint = (
+            f"with {parts} batches of {size} the step is {way:.3g} times as long as that of one batch of {parts * size}"
+        )
+        ask.near(way, 1.0, hint)
+        ask.near(loss, F.mse_loss(whole(x), y).item(), "the number returned must be the loss of all pictures together")
+
+
+@probe()
+def train_with_average(ask: Probe) -> None:
+    """Exhibit 12: `answer(model, ema, optimizer, batches, decay)` trains both in place -> the losses."""
+    x, y = _normal(6, 1), _normal(6, 1, seed=1)
+    batches = list(zip(x.split(2), y.split(2), strict=True))
+
+    def run(answer, batches, decay):
+        model, ema = _line(0.5), _line(0.5)
+        losses = answer(model, ema, torch.optim.SGD(model.parameters(), lr=0.2), batches, decay)
+        return None if losses is None else [model.weight.item(), ema.weight.item(), len(losses)]
+
+    for n in (1, 3):
+        model, ema, losses = ask(batches[:n], 0.0, run=run)
+        ask.need(losses == n, f"expected a loss for each of the {n} batches, got {losses:g}")
+        ask.need(abs(model - 0.5) > 1e-12, "the model is not trained")
+        ask.near(ema, model, f"with decay 0 the average must be the model itself, after {n} steps too")
+    model, ema, _ = ask(batches, 1.0, run=run)
+    ask.near(ema, 0.5, "with decay 1 the average must stay where it began")
+    model, ema, _ = ask(batches[:1], 0.9, run=run)
+    ask.near(ema, 0.5 + 0.1 * (model - 0.5), "after one step, decay 0.9 must take the average a tenth of the way")
+
+
+def experiment(answer: Callable, exhibit: Callable, repaired: Callable, *, strict: bool | None = None) -> Outcome:
+    """An experiment of yours: `answer(function)` -> True if the function is right, False if it is broken.
+
+    It must tell the exhibit from your repair, and say the same when it is run again.
+    """
+
+    @probe()
+    def experiment(ask: Probe) -> None:
+        for _ in range(2):
+            for function, right in ((exhibit, False), (repaired, True)):
+                said = ask.raw(copy.copy(function))
+                ask.need(type(said) in (bool, torch.Tensor) or hasattr(said, "dtype"), "expected True or False")
+                where = "your repair" if right else "the exhibit"
+                ask.need(bool(said) == right, f"it must say {right} of {where}, and says {bool(said)}")
+
+    return experiment(answer, strict=strict)
+
+
+def choice(answer: Callable | str, *, strict: bool | None = None) -> Outcome:
+    """Whether the letters are letters; which of them are right is found when the homework is graded."""
+
+    @probe()
+    def choice(ask: Probe) -> None:
+        said = ask.raw()
+        ask.need(isinstance(said, dict) and len(said) > 0, "expected a dictionary: number of the exhibit -> letter")
+        for number, letter in said.items():
+            ask.need(letter in ("a", "b", "c"), f'expected "a", "b" or "c" for exhibit {number}, got {letter!r}')
+
+    return choice(answer if callable(answer) else (lambda: answer), strict=strict)
