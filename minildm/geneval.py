@@ -62,11 +62,11 @@ class Report:
 
     def score(self, task: str | None = None) -> Share:
         """Pictures that show what was asked for and nothing else. Without a task: the mean over all tasks."""
-        return self._share(self.pictures, _right, task)
+        return self._share(self.pictures, is_right, task)
 
     def ceiling(self, task: str | None = None) -> Share:
         """The score of real scenes, one for each prompt: what the judge lets a perfect painter reach."""
-        return self._share(self.real, _right, task)
+        return self._share(self.real, is_right, task)
 
     def floor(self, task: str | None = None) -> Share:
         """The score of the same pictures when each is judged by the next prompt of its task: what chance reaches."""
@@ -78,7 +78,7 @@ class Report:
 
     def strict(self, task: str | None = None) -> Share:
         """The score by both eyes: the judge finds what was asked for, and each object is drawn like it."""
-        return self._share(self.pictures, _right_and_alike, task)
+        return self._share(self.pictures, is_right_and_alike, task)
 
     def faults(self, task: str | None = None) -> dict[str, int]:
         """How many pictures have each of judge.FAULTS; some have two."""
@@ -233,11 +233,13 @@ def _judged(found, at, scenes, seeds) -> list[Picture]:
     return judged
 
 
-def _right(one: Picture) -> bool:
+def is_right(one: Picture) -> bool:
+    """Whether the judge finds what was asked for, and nothing else."""
     return not one.faults
 
 
-def _right_and_alike(one: Picture) -> bool:
+def is_right_and_alike(one: Picture) -> bool:
+    """Whether it is right, and each object is drawn like itself: what `Report.strict` counts."""
     return not one.faults and all(share < likeness.ALIKE for share in one.unexplained)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from minildm.cli import _painting as painting
+from minildm.cli import _submission as submissions
 from minildm.optional import require
 from minildm.pipeline import SAMPLERS
 
@@ -77,7 +78,12 @@ def add(app: "typer.Typer", complain: Callable[[Exception], None]) -> None:
 
     @app.command("evaluate")
     def evaluate_command(
-        model: Model = "pocket",
+        model: Annotated[
+            str | None,
+            typer.Option(
+                help="A name that ships with minildm, or a saved pipeline: a folder or one file; else pocket."
+            ),
+        ] = None,
         split: Annotated[
             str, typer.Option(help="Combinations seen in training, or not: train, heldout, or both.")
         ] = "both",
@@ -88,7 +94,23 @@ def add(app: "typer.Typer", complain: Callable[[Exception], None]) -> None:
         guidance: Guidance = None,
         sampler: Sampler = "ddim",
         json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all of it to this file.")] = None,
+        submission: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="Write a record of the scores that can be recomputed.")
+        ] = None,
+        verify: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="Compute such a record again, with its own settings.")
+        ] = None,
     ):
-        """Measure how often the pictures show what was asked for: pocket GenEval, a table with intervals."""
+        """Measure how often the pictures show what was asked for: pocket GenEval, a table with intervals.
+
+        With --submission FILE, a record for a leaderboard: checksum of the model, prompts,
+        seeds, calls, and each picture's score. --verify FILE computes it again, on any
+        machine, and says equal, or which pictures are not.
+        """
         how = dict(steps=steps, guidance=guidance, sampler=sampler)
-        painting.evaluate(model, split, language, per_task=per_task, seeds=seeds, json_file=json, **how)
+        if verify is not None:
+            raise typer.Exit(int(bool(submissions.verify(verify, model))))
+        if submission is not None:
+            submissions.submit(submission, model or "pocket", split, language, per_task=per_task, seeds=seeds, **how)
+            return
+        painting.evaluate(model or "pocket", split, language, per_task=per_task, seeds=seeds, json_file=json, **how)
