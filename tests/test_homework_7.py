@@ -18,7 +18,7 @@ def pictures(n=80, side=24, seed=0):
     [
         ("60 pictures or more", lambda: pictures(20)),
         ("black is -1", lambda: pictures() / 2 + 0.5),
-        ("from -1 to 1", lambda: pictures() * 127.5 + 127.5),
+        ("from -1 to 1", lambda: pictures() * 127.5),
         ("not integers", lambda: (pictures() * 127).to(torch.int16)),
         ("of shape", lambda: pictures()[:, :1]),
         ("of shape", lambda: pictures().movedim(1, -1)),

@@ -1,4 +1,4 @@
-"""The command line: `minildm generate`, `evaluate`, `train`, `adapt`, `segment`, `lab`, `homework`.
+"""The command line: `minildm generate`, `evaluate`, `train`, `adapt`, `segment`, `lab`, `figures`, `homework`.
 
 `minildm --help` lists them.
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import minildm
-from minildm.cli import _adapt, _generate, _homework, _lessons, _segment, _train
+from minildm.cli import _adapt, _figures, _generate, _homework, _lessons, _segment, _train
 from minildm.optional import require
 
 PACKAGE = Path(minildm.__file__).parent
@@ -83,5 +83,6 @@ def _parser() -> Callable:
     _adapt.add(app)
     _segment.add(app)
     _lessons.add(app)
+    _figures.add(app)
     _homework.add(app)
     return app
