@@ -47,8 +47,9 @@ the notebook that it links to: a lesson, or the evidence behind a lesson, where 
 is worth is said there: some claims hold, some only in part, some could not be shown.
 
 **Live or recorded.** What a row says is computed when its notebook runs, on networks trained there or on those that
-ship with the package. C19 and C26 compare trainings of hours: their figures are read from the records of the
-checkpoints, which `minildm train` writes. Where another row leans on a record, it says so.
+ship with the package. C19 and C26 compare trainings of hours: in C19 new samples are drawn and scored live; its curves,
+and C26 but for one figure, are read from the records of the checkpoints, which `minildm train` writes. Reconstructed
+times are recorded steps, times CPU seconds a step measured live. Where another row leans on a record, it says so.
 
 **Units.** Dice and border F1 run from 0 to 1, higher is better. Error of v is a mean square, lower is better. Kernel
 distance is from a set of pictures to real ones, lower is better.

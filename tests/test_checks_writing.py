@@ -636,7 +636,7 @@ class TestDenoising:
             ({"loss": "F.mse_loss(model(x, t), x_t)"}, "shown the clean picture"),
             ({"loss": "F.mse_loss(model(eps, t), eps)"}, "shown the noise alone"),
             ({"loss": "F.mse_loss(model(x_t, t / len(a)), eps)"}, "not as a share of the steps"),
-            ({"loss": "F.mse_loss(model(x_t, t), x)"}, "with the clean picture"),
+            ({"loss": "F.mse_loss(model(x_t, t), x)"}, "with what was clean"),
             ({"loss": "F.mse_loss(model(x_t, t), x_t)"}, "with x_t"),
             ({"loss": "F.l1_loss(model(x_t, t), eps)"}, "not squared"),
             ({"loss": "F.mse_loss(model(x_t, t), eps, reduction='sum')"}, "take the mean"),
@@ -664,11 +664,14 @@ class TestDenoising:
             checks.denoiser_training_step(denoising(**changes))
 
     @staticmethod
-    def latent(encode="vae.encode(x).sample() * vae.scale_factor", grad=False):
+    def latent(encode="vae.encode(x).sample() * vae.scale_factor", grad=False, v="a * eps - s * z"):
         def step(model, vae, x, alphas_cumprod):
             with torch.set_grad_enabled(grad):
                 z = eval(encode, {"vae": vae, "x": x, "torch": torch})
-            return good_denoising(model, z, alphas_cumprod)
+            t, eps = torch.randint(len(alphas_cumprod), (len(x),)), torch.randn_like(z)
+            a, s = (share[t].view(-1, 1, 1, 1).sqrt() for share in (alphas_cumprod, 1 - alphas_cumprod))
+            target = eval(v, {"a": a, "s": s, "z": z, "eps": eps})
+            return F.mse_loss(model(a * z + s * eps, t), target)
 
         return step
 
@@ -696,6 +699,20 @@ class TestDenoising:
     )
     def test_wrong_in_latents(self, encode, grad, hint):
         expect(checks.latent_training_step, self.latent(encode, grad), hint)
+
+    @pytest.mark.parametrize(
+        "v, hint",
+        [
+            ("eps", "are asked for v"),
+            ("z", "clean; asked is v"),
+            ("s * z - a * eps", "sign turned around"),
+            ("s * eps - a * z", "roots in v are exchanged"),
+            ("a * eps + s * z", "are added"),
+            ("a**2 * eps - s**2 * z", "roots are missing in v"),
+        ],
+    )
+    def test_another_answer_than_v_in_latents(self, v, hint):
+        expect(checks.latent_training_step, self.latent(v=v), hint)
 
     @staticmethod
     def flow(target="eps - x", x_t="(1 - u) * x + u * eps", t="torch.rand(len(x))"):

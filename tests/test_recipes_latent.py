@@ -11,7 +11,7 @@ import torch
 from minildm import LatentDiffusion, data, images, judge, weights
 from minildm.data.prompts import HELD_OUT_SHAPES
 from minildm.recipes import labelled, pocket_autoencoder, scenes_latent, scenes_pixel, vae_pocket
-from minildm.recipes.studies import scenes_latent_brief, vae_sizes
+from minildm.recipes.studies import scenes_latent_brief, scenes_latent_steps, vae_sizes
 from minildm.stable_diffusion import _to_configs as to_configs
 from minildm.stable_diffusion import reference_name
 from minildm.tensors import count_parameters, seeded
@@ -141,6 +141,30 @@ def test_the_third_arm_is_the_second_on_another_autoencoder(tmp_path, monkeypatc
     assert record["brief"]["vae"] == {"scenes_psnr": 7.0} and record["brief"]["vae_steps"] == 300
     assert record["brief"]["ceiling"] == 0  # after one step nothing is recognised
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_latents_at_equal_steps_are_trained_on_the_schedule_that_a_row_names(tmp_path, monkeypatch, few, vae):
+    second = weights.save(tmp_path / "scenes-latent.safetensors", scenes_latent.network(), kept="this")
+    shipped, asked = {"load": weights.load, "record": weights.record}, []
+    for name, function in shipped.items():
+        redirect = lambda at, f=function: vae if at == "vae-pocket" else f(second if at == "scenes-latent" else at)  # noqa: E731
+        monkeypatch.setattr(weights, name, redirect)
+
+    def quality(model, space, **how):
+        asked.append((model.schedule.snr(torch.tensor([500])).item(), how))
+        return {"recognised": 0.5}
+
+    monkeypatch.setattr(labelled, "quality", quality)
+    path = scenes_latent_steps.run(tmp_path / "b.safetensors", steps=1)
+    record = weights.record(path)
+    assert record["kept"] == "this" and weights.load(path).config == scenes_latent.network().config
+    found = [(row["shift"], row["seed"], row["steps"]) for row in record["equal_steps"]]
+    assert found == [(shift, seed, 1) for shift, seed in scenes_latent_steps.JOBS]
+    plain = labelled.schedule().snr(torch.tensor([500])).item()
+    expected = [plain / shift**2 for shift, _ in scenes_latent_steps.JOBS]
+    assert [snr for snr, _ in asked] == pytest.approx(expected) and asked[0][1] == {"each": 8, "seed": 1}
+    scenes_latent_steps.run(tmp_path / "b.safetensors", steps=1)
+    assert len(asked) == len(scenes_latent_steps.JOBS)  # each is measured once
 
 
 def test_spaces_go_there_and_back(vae):

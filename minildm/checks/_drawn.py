@@ -83,6 +83,10 @@ class Record:
             "eps - x_0": eps - x_0,
             "x_0 - eps": x_0 - eps,
             "v": signal * eps - noise * x_0,
+            "v with its sign turned around": noise * x_0 - signal * eps,
+            "v with its roots exchanged": noise * eps - signal * x_0,
+            "a sum instead of v": signal * eps + noise * x_0,
+            "v without square roots": signal.square() * eps - noise.square() * x_0,
         }
         kinds = {
             "mean squared error": lambda d: d.square().mean(1),

@@ -31,11 +31,19 @@ def _mse(prediction, target):
     return (prediction - target).square().mean()
 
 
+def _eps(x_0, eps, x_t, a):
+    return eps
+
+
+def _v(x_0, eps, x_t, a):
+    return a.sqrt() * eps - (1 - a).sqrt() * x_0
+
+
 def _step(
     t=_draw_t,
     noise=torch.randn_like,
     mix=None,
-    target=lambda x_0, eps, x_t: eps,
+    target=_eps,
     loss=_mse,
     shown=lambda t: t,
     seen=lambda x_0, eps, x_t: x_t,
@@ -47,14 +55,15 @@ def _step(
 
     def apply(model, x_0, alphas_cumprod):
         at, eps = t(x_0), noise(x_0)
-        x_t = (mix or usual)(x_0, eps, _wide(alphas_cumprod[at.long().clamp(0, len(alphas_cumprod) - 1)]))
-        return loss(model(seen(x_0, eps, x_t), shown(at)), target(x_0, eps, x_t))
+        a = _wide(alphas_cumprod[at.long().clamp(0, len(alphas_cumprod) - 1)])
+        x_t = (mix or usual)(x_0, eps, a)
+        return loss(model(seen(x_0, eps, x_t), shown(at)), target(x_0, eps, x_t, a))
 
     return apply
 
 
-def _draws(steps):
-    """Mistakes in what a step draws, for `steps`, which makes a step with something else in a place."""
+def _draws(steps, asked="the noise"):
+    """Mistakes in what a step draws and compares, for `steps`, which makes a step with something else in a place."""
     return {
         "t is drawn once for the whole batch; each picture has its own": steps(
             t=lambda x_0: torch.randint(len(ALPHAS), (1,)).expand(len(x_0))
@@ -71,18 +80,18 @@ def _draws(steps):
         "the noise is drawn with rand, between 0 and 1; it is normal: randn": steps(noise=torch.rand_like),
         "roots are missing: alphas_cumprod is a share of the variance": steps(mix=lambda x, e, a: a * x + (1 - a) * e),
         "signal and noise are exchanged": steps(mix=lambda x, e, a: (1 - a).sqrt() * x + a.sqrt() * e),
-        "the model is shown the clean picture; it must see x_t, and say which noise is in it": [
+        "the model is shown the clean picture; it must see x_t, and say what is asked of it": [
             steps(seen=lambda x, e, x_t: x),
-            steps(seen=lambda x, e, x_t: x, target=lambda x, e, x_t: x_t),
-            steps(seen=lambda x, e, x_t: x, target=lambda x, e, x_t: x),
+            steps(seen=lambda x, e, x_t: x, target=lambda x, e, x_t, a: x_t),
+            steps(seen=lambda x, e, x_t: x, target=lambda x, e, x_t, a: x),
         ],
         "the model is shown the noise alone; it must see x_t": steps(seen=lambda x, e, x_t: e),
         "t goes to the model as it is, a whole number, not as a share of the steps": [
             steps(shown=lambda t: t / len(ALPHAS)),
             steps(shown=lambda t: t / (len(ALPHAS) - 1)),
         ],
-        "the answer is compared with the clean picture; asked is the noise": steps(target=lambda x, e, x_t: x),
-        "the answer is compared with x_t, which the model was given": steps(target=lambda x, e, x_t: x_t),
+        f"the answer is compared with what was clean; asked is {asked}": steps(target=lambda x, e, x_t, a: x),
+        "the answer is compared with x_t, which the model was given": steps(target=lambda x, e, x_t, a: x_t),
         "a sum of squares grows with the picture: take the mean": steps(loss=lambda p, y: (p - y).square().sum()),
         "the errors are not squared": steps(loss=lambda p, y: (p - y).abs().mean()),
         "the errors are averaged with their signs: square them first": steps(loss=lambda p, y: (p - y).mean()),
@@ -142,9 +151,11 @@ class _Encoder(nn.Module):
 
 @exercise
 def latent_training_step() -> Exercise:
-    """`answer(model, vae, x_0, alphas_cumprod)`: pictures (b, c, h, w) -> the loss of a denoiser of latents.
+    """`answer(model, vae, x_0, alphas_cumprod)`: pictures (b, c, h, w) -> the loss of a latent denoiser that says v.
 
-    A latent is a sample of vae.encode(x_0), times vae.scale_factor; the vae learns nothing. The rest is as for pixels.
+    A latent z is a sample of vae.encode(x_0), times vae.scale_factor; the vae learns nothing. Draw t (b,), whole
+    numbers, and eps; the model is asked once, as model(z_t, t), for v = sqrt(a) eps - sqrt(1 - a) z, with a =
+    alphas_cumprod[t]; the loss is the mean squared error.
     """
     cases = [(4, (1, 4, 6)), (5, (2, 8, 6)), (6, (3, 4, 10))]
 
@@ -177,9 +188,12 @@ def latent_training_step() -> Exercise:
         def apply(model, vae, x_0, alphas_cumprod):
             with torch.set_grad_enabled(not frozen):
                 z = scale(draw(vae.encode(x_0)), vae)
-            return _step(**other)(model, z, alphas_cumprod)
+            return _step(**{"target": _v} | other)(model, z, alphas_cumprod)
 
         return apply
+
+    def compared_with(target):  # target(z, eps, root of a, root of 1 - a)
+        return latent(target=lambda z, eps, z_t, a: target(z, eps, a.sqrt(), (1 - a).sqrt()))
 
     mistakes = {
         "the latent is not scaled: times vae.scale_factor its spread is 1": latent(lambda z, vae: z),
@@ -188,12 +202,26 @@ def latent_training_step() -> Exercise:
         ),
         "the middle of the cloud is taken; a sample is asked for": latent(draw=lambda cloud: cloud.mean),
         "the pictures themselves are noised; encode them first": (
-            lambda model, vae, x_0, alphas_cumprod: _step()(model, x_0, alphas_cumprod)
+            lambda model, vae, x_0, alphas_cumprod: _step(target=_v)(model, x_0, alphas_cumprod)
         ),
         "the autoencoder is trained along: encode inside torch.no_grad()": latent(frozen=False),
-        **_draws(latent),
+        "the answer is compared with the noise, as lesson 03 did at first; these models are asked for v": (
+            compared_with(lambda z, eps, a, s: eps)
+        ),
+        "v has its sign turned around: with a little noise v is nearly the noise, not its opposite": (
+            compared_with(lambda z, eps, a, s: s * z - a * eps)
+        ),
+        "the roots in v are exchanged: with a little noise v is nearly the noise": (
+            compared_with(lambda z, eps, a, s: s * eps - a * z)
+        ),
+        "the two parts of v are added; the latent's is subtracted": compared_with(lambda z, eps, a, s: a * eps + s * z),
+        "roots are missing in v: alphas_cumprod is a share of the variance": (
+            compared_with(lambda z, eps, a, s: a**2 * eps - s**2 * z)
+        ),
+        **_draws(latent, "v"),
     }
-    return Exercise(latent(), cases, mistakes, run=run, own=OWN, patience=30)
+    errors = ERRORS | {"must match the size": ERRORS["must match the size"].replace("pictures", "latents")}
+    return Exercise(latent(), cases, mistakes, run=run, own=OWN, errors=errors, patience=30)
 
 
 @exercise

@@ -31,7 +31,7 @@ LABELS = [i for i, name in enumerate(data.VOCABULARY) if name not in HELD_OUT_SH
 
 
 def schedule() -> NoiseSchedule:
-    """The noise schedule of all arms, which predict v."""
+    """The noise schedule of all arms that ship, which predict v."""
     return NoiseSchedule.cosine().predicting("v")
 
 
@@ -91,8 +91,8 @@ class Latents:
 
 
 def fit(model: Denoiser, space: Space, labels: Tensor, steps: int, seed: int = 0, **options: Any) -> History:
-    """Train `model` to draw from labels; further options go to `minildm.training.train`."""
-    noise = schedule()
+    """Train `model` to draw from labels, by its own schedule; further options go to `minildm.training.train`."""
+    noise = model.schedule
 
     def batch(generator: torch.Generator, n: int) -> dict[str, Tensor]:
         at = torch.randint(len(labels), (n,), generator=generator)
@@ -112,7 +112,7 @@ def draw(model: Denoiser, space: Space, labels: Tensor, steps: int = 25, seed: i
     x_T = torch.randn(len(labels), *space.shape, generator=torch.Generator().manual_seed(seed))
     drawn = []
     for part, y in zip(x_T.split(64), labels.split(64), strict=True):
-        way = samplers.ddim(partial(model, y=y), schedule(), part, steps, clip=space.clip)
+        way = samplers.ddim(partial(model, y=y), model.schedule, part, steps, clip=space.clip)
         drawn.append(space.pictures(list(way)[-1].x_t))
     return torch.cat(drawn)
 

@@ -5,18 +5,18 @@ from pathlib import Path
 from minildm import weights
 from minildm.denoiser import Denoiser
 from minildm.recipes import RUNS, Job, labelled
+from minildm.schedule import NoiseSchedule
 from minildm.tensors import seeded
 
 STEPS = 6300
 
 
-def network(seed: int = 0) -> Denoiser:
-    """The untrained denoiser: three levels, two of which attend, at 8×8 and 4×4."""
+def network(seed: int = 0, schedule: NoiseSchedule | None = None) -> Denoiser:
+    """The untrained denoiser: three levels, two of which attend, at 8×8 and 4×4.  schedule: None, that of all arms."""
     with seeded(seed):
         classes = len(labelled.data.VOCABULARY)
-        return Denoiser(
-            4, 4, channels=(32, 64, 128), attention=(1, 2), num_classes=classes, groups=8, schedule=labelled.schedule()
-        )
+        shape = dict(channels=(32, 64, 128), attention=(1, 2), num_classes=classes, groups=8)
+        return Denoiser(4, 4, **shape, schedule=schedule or labelled.schedule())
 
 
 def run(

@@ -3,6 +3,7 @@
 from ._attention import attention_by_hand
 from ._blocks import CONV_BLOCK, RESIDUAL_BLOCK, TIME_BLOCK, TRANSFORMER_BLOCK, Block, blocks
 from ._denoising import answers, clocks, origins
+from ._factors import times_as_much
 from ._figures import (
     BLUE,
     GREEN,
@@ -78,4 +79,5 @@ __all__ = [
     "bands",
     "guidance_line",
     "trade_off",
+    "times_as_much",
 ]
