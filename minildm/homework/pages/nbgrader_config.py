@@ -11,8 +11,9 @@ c.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("write it her
 c.ClearSolutions.text_stub = "*Write your answer here.*"
 
 # Students' programs run with these limits, in seconds. A cell that takes longer is interrupted and earns nothing.
-c.Execute.timeout = 300
+c.Execute.timeout = 600
 c.Execute.startup_timeout = 120
+c.Execute.iopub_timeout = 60  # what a busy machine may take until an interrupted cell has stopped
 # A warning is no mistake: without this, a test that passes earns nothing where something was printed to stderr.
 c.IgnorePattern.enabled, c.IgnorePattern.pattern = True, r"(?s)."
 # A test cell that a student deleted comes back.
