@@ -221,6 +221,9 @@ def test_what_diffusers_calls_otherwise(both, monkeypatch):
         output_type="pt",
     ).images  # fmt: skip
     assert_equal(ours(context=context, negative_context=nothing, x_T=x_T), found, 1e-3)
+    drawn = theirs(latents=x_T, output_type="pil").images[0], ours(prompt, x_T=x_T, output="pil")
+    difference = [torch.tensor(list(picture.tobytes())) for picture in drawn]
+    assert (difference[0] - difference[1]).abs().max() <= 1
     latents = []
     theirs(latents=x_T, callback_on_step_end=lambda pipe, i, t, more: latents.append(more["latents"]) or more)
     steps = list(both.ours.steps(prompt, x_T=x_T, steps=3, guidance=2.0))
