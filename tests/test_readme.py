@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +97,12 @@ def test_a_segmenter_of_ones_own(photos):
 
 
 def test_the_commands(pictures, photos):
-    assert [command.split()[1] for command in COMMANDS] == ["train", "generate", "train", "segment"]
+    shutil.copytree("pictures/dogs", "my-dog")
+    ways = ["train", "generate", "train", "segment", "adapt", "generate"]
+    assert [command.split()[1] for command in COMMANDS] == ways
     for command in COMMANDS:
         short = re.sub(r"--steps \d+", "--steps 1 --width 8", command)
+        short += " --steps 1" if " adapt " in command or "--lora" in command else ""
         assert cli.main(shlex.split(short)[1:]) == 0, command
-    with Image.open("cat.png") as picture, Image.open("objects.png") as objects:
-        assert picture.size == (32, 32) and objects.size == (150, 140)
+    with Image.open("cat.png") as picture, Image.open("objects.png") as objects, Image.open("dog.png") as dog:
+        assert picture.size == (32, 32) and objects.size == (150, 140) and dog.size == (64, 64)
