@@ -48,14 +48,15 @@ is worth is said there: some claims hold, some only in part, some could not be s
 
 **Live or recorded.** What a row says is computed when its notebook runs, on networks trained there or on those that
 ship with the package. C19 and C26 compare trainings of hours: in C19 new samples are drawn and scored live; its curves,
-and C26 but for one figure, are read from the records of the checkpoints, which `minildm train` writes. Reconstructed
+and C26 but for one figure, are read from the records of the checkpoints, which `minildm train` writes. C08 is recorded
+in part: two long trainings are read from a record, whom the shipped network attends to is measured live. Reconstructed
 times are recorded steps, times CPU seconds a step measured live. Where another row leans on a record, it says so.
 
 **Units.** Dice and border F1 run from 0 to 1, higher is better. Error of v is a mean square, lower is better. Kernel
 distance is from a set of pictures to real ones, lower is better.
 
 **Intervals.** Brackets are 95 % intervals, but for C07, C17 and C18, where they are the lowest and the highest of three
-or four runs. ± is the standard deviation over seeds where a row names seeds, else one standard error (C08, C19, C20).
+or four runs. ± is the standard deviation over seeds where a row names seeds, else one standard error (C19, C20).
 """
 
 
