@@ -341,11 +341,7 @@ def test_a_lesson_is_short(path):
     assert words <= 2200 and len(cells) <= 60
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in NOTEBOOKS if path not in LESSONS or path.stem[:2] not in TO_SHORTEN],
-    ids=lambda p: f"{p.parent.name}-{p.stem}",
-)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_what_is_in_sight_of_a_notebook_is_short(path):
     for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"], 1):
         hidden = cell["metadata"].get("jupyter", {}).get("source_hidden")
