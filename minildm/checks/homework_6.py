@@ -7,26 +7,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from minildm.guidance import guided as package_guided
 from minildm.metrics import dice as package_dice
 from minildm.tensors import seeded
 
+from ._homework_6_training import normal, train_on, train_with_average  # noqa: F401, checks of exhibits 11 and 12
 from ._outcome import Outcome
 from ._probe import Probe, probe
-
-
-def _normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @probe()
 def noise_walk(ask: Probe) -> None:
     """Exhibit 1: `answer(a, b, frames)`, two noises of one shape -> (frames, ...) from a to b."""
     for frames, shape in ((5, (3, 4)), (3, (2, 2, 5)), (9, (7,))):
-        a, b = _normal(*shape), _normal(*shape, seed=1)
+        a, b = normal(*shape), normal(*shape, seed=1)
         walk = ask(a, b, frames)
         ask.need(walk.shape == (frames, *shape), f"expected shape {(frames, *shape)}, got {walk.shape}")
         ask.near(walk[0], a, "the walk does not begin at a")
@@ -64,7 +60,7 @@ def ancestral(ask: Probe) -> None:
     """Exhibit 3: `answer(denoise, alphas_cumprod, x_t, timesteps, draw)` -> the picture, shaped like x_t."""
     alphas_cumprod = torch.linspace(0.95, 0.05, 10, dtype=torch.float64)
     for timesteps, shape in (([9, 6, 1], (2, 3)), ([8, 4], (1, 4)), ([7], (3, 2)), ([9, 7, 5, 2, 0], (2, 5))):
-        x_t, clean = _normal(*shape, seed=2), _normal(*shape, seed=3)
+        x_t, clean = normal(*shape, seed=2), normal(*shape, seed=3)
 
         def run(answer, asked, value, x_t=x_t, clean=clean, timesteps=timesteps):
             def denoise(x, t):
@@ -92,7 +88,7 @@ def redraw(ask: Probe) -> None:
     alphas_cumprod = torch.linspace(0.96, 0.02, 12, dtype=torch.float64)
     cases = [([11, 8, 5, 2], 0.5, (2, 3)), ([10, 7, 3], 1.0, (1, 5)), ([11, 9, 7, 5, 3, 1], 1 / 3, (3, 2))]
     for timesteps, strength, shape in cases:
-        x_0, eps, asked = _normal(*shape, seed=4), _normal(*shape, seed=5), []
+        x_0, eps, asked = normal(*shape, seed=4), normal(*shape, seed=5), []
 
         def denoise(x, t, asked=asked, x_0=x_0):
             asked.append((int(t), x.detach().clone()))
@@ -108,7 +104,7 @@ def redraw(ask: Probe) -> None:
         ask.need(told == left, f"at strength {strength:.2f} the timesteps {left} are left; it was asked at {told}")
         ask.near(result, x_0, "a denoiser that knows the picture must bring it back")
     # A denoiser that sees no picture at all: what is left at the end is its own answer.
-    result = ask(lambda x, t: 0 * x, alphas_cumprod, _normal(2, 4), _normal(2, 4, seed=1), [9, 4], 1.0)
+    result = ask(lambda x, t: 0 * x, alphas_cumprod, normal(2, 4), normal(2, 4, seed=1), [9, 4], 1.0)
     ask.near(result, 0 * result, "the last step must go all the way to the clean picture")
 
 
@@ -116,7 +112,7 @@ def redraw(ask: Probe) -> None:
 def guided(ask: Probe) -> None:
     """Exhibit 5: `answer(model, x_t, t, words, empty, scale)` -> the guided answer, shaped like x_t."""
     for b, scale in ((1, 1.0), (2, 0.0), (3, 2.0), (2, 7.5)):
-        x_t, words, empty = _normal(b, 3, 2), _normal(b, 4, seed=1), _normal(b, 4, seed=2)
+        x_t, words, empty = normal(b, 3, 2), normal(b, 4, seed=1), normal(b, 4, seed=2)
 
         def model(x_t, t, words):
             return x_t + words.sum(1).view(-1, 1, 1) + t.view(-1, 1, 1)
@@ -141,13 +137,13 @@ def read_words(ask: Probe) -> None:
     for (b, c, h, w), lengths, m in (((1, 4, 2, 3), [3], 5), ((2, 8, 3, 2), [1, 4], 6), ((3, 4, 1, 5), [2, 3, 1], 3)):
         with seeded(b):
             attention = nn.MultiheadAttention(c, 2, batch_first=True, dtype=torch.float64).eval()
-        x, words = _normal(b, c, h, w), _normal(b, m, c, seed=1)
+        x, words = normal(b, c, h, w), normal(b, m, c, seed=1)
         is_word = torch.arange(m) < torch.tensor(lengths)[:, None]
         seen, maps = ask.raw(attention, x, words, is_word)
         ask.need(seen.shape == x.shape, f"expected pixels of shape {tuple(x.shape)}, got {tuple(seen.shape)}")
         padding = maps.detach() * ~is_word[:, None]
         ask.near(padding, torch.zeros_like(padding), "the padding is looked at")
-        other = torch.where(is_word[:, :, None], words, _normal(b, m, c, seed=7))
+        other = torch.where(is_word[:, :, None], words, normal(b, m, c, seed=7))
         again, _ = ask.raw(attention, x, other, is_word)
         ask.near(again.detach(), seen.detach(), "what stands in the padding changes the picture")
         n = lengths[0]
@@ -168,7 +164,7 @@ class _Affine:
 def to_pictures(ask: Probe) -> None:
     """Exhibit 7: `answer(vae, latents, batch)`, (n, c, h, w) scaled -> pictures in [0, 1], in the same order."""
     for shape, batch in (((5, 1, 2, 3), 2), ((3, 2, 3, 2), 3), ((4, 3, 1, 2), 8)):
-        x = _normal(*shape).clamp(-2, 2)
+        x = normal(*shape).clamp(-2, 2)
         pictures = ask(_Affine(), (3 * x + 1) * _Affine.scale_factor, batch)
         ask.need(pictures.shape == shape, f"expected shape {shape}, got {pictures.shape}")
         ask.need(bool((pictures >= 0).all() and (pictures <= 1).all()), "pixels must lie between 0 and 1")
@@ -192,7 +188,7 @@ class Stateful:
 def paint(ask: Probe) -> None:
     """Exhibit 8: `answer(denoise, scheduler, x_t)` -> the picture, and a list with the preview of each step."""
     for timesteps, shape in (([7, 3], (1, 2)), ([9], (2, 3)), ([8, 5, 2, 0], (3, 1))):
-        x_t, scheduler, told = _normal(*shape), Stateful(timesteps), []
+        x_t, scheduler, told = normal(*shape), Stateful(timesteps), []
 
         def denoise(x, t, told=told):
             told.append(t)
@@ -218,14 +214,14 @@ def paint(ask: Probe) -> None:
 @probe(own=[package_dice])
 def dice(ask: Probe) -> None:
     """Exhibit 9: `answer(predicted, true, smooth)`, (b, h, w) twice -> (b,)."""
-    masks = (_normal(4, 5, 6) > 0.3).double()
+    masks = (normal(4, 5, 6) > 0.3).double()
     masks[0], masks[1, 1:] = 0, 0
     for smooth in (1.0, 0.1):
         score = ask(masks, masks, smooth)
         ask.need(score.shape == (4,), f"expected a number for each picture, shape (4,), got {score.shape}")
         hint = "a perfect prediction must have a Dice of 1, whatever the size of the mask, also if both are empty"
         ask.near(score, [1.0] * 4, hint)
-    other = (_normal(4, 5, 6, seed=1) > 0).double()
+    other = (normal(4, 5, 6, seed=1) > 0).double()
     score = ask(other, masks, 1.0)
     ask.need(bool((score <= 1).all() and (score >= 0).all()), "a Dice lies between 0 and 1")
     ask.need(bool((score < 0.999).all()), "a wrong prediction has a Dice of 1")
@@ -253,66 +249,12 @@ class _Squares:
 def preview(ask: Probe) -> None:
     """Exhibit 10: `answer(vae, z)`, a scaled latent (b, c, h, w) -> a small picture of whole numbers, 0 to 255."""
     for shape in ((1, 3, 2, 3), (2, 1, 4, 2)):
-        z = _normal(*shape)
+        z = normal(*shape)
         seen = ask.raw(_Squares(), z)
         ask.need(torch.is_tensor(seen) and seen.dtype == torch.uint8, "expected a tensor of torch.uint8")
         ask.need(seen.shape == shape, f"expected shape {shape}, got {tuple(seen.shape)}")
         wanted = 127.5 * torch.tanh(z / 0.5) + 127.5
         ask.near(seen.double(), wanted, "the picture is not the decoder's", tolerance=1.001)
-
-
-def _line(slope):
-    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
-    with torch.no_grad():
-        model.weight.fill_(slope)
-    return model
-
-
-@probe()
-def train_on(ask: Probe) -> None:
-    """Exhibit 11: `answer(model, optimizer, batches)`, one step for several batches -> the loss of all together."""
-    for parts, size, seed in ((1, 3, 0), (2, 2, 1), (4, 3, 2)):
-        x, y = _normal(parts * size, 1, seed=seed), _normal(parts * size, 1, seed=seed + 9)
-        batches = list(zip(x.split(size), y.split(size), strict=True))
-
-        def run(answer, batches):
-            model = _line(0.5)
-            model.weight.grad = torch.full_like(model.weight, 100.0)  # left from an earlier step
-            loss = answer(model, torch.optim.SGD(model.parameters(), lr=0.1), batches)
-            return None if loss is None else [model.weight.item(), loss]
-
-        slope, loss = ask(batches, run=run)
-        whole = _line(0.5)
-        F.mse_loss(whole(x), y).backward()
-        ask.need(abs(slope - 0.5) > 1e-12, "the weights do not move at all")
-        way = (slope - 0.5) / (-0.1 * whole.weight.grad.item())
-        hint = (
-            f"with {parts} batches of {size} the step is {way:.3g} times as long as that of one batch of {parts * size}"
-        )
-        ask.near(way, 1.0, hint)
-        ask.near(loss, F.mse_loss(whole(x), y).item(), "the number returned must be the loss of all pictures together")
-
-
-@probe()
-def train_with_average(ask: Probe) -> None:
-    """Exhibit 12: `answer(model, ema, optimizer, batches, decay)` trains both in place -> the losses."""
-    x, y = _normal(6, 1), _normal(6, 1, seed=1)
-    batches = list(zip(x.split(2), y.split(2), strict=True))
-
-    def run(answer, batches, decay):
-        model, ema = _line(0.5), _line(0.5)
-        losses = answer(model, ema, torch.optim.SGD(model.parameters(), lr=0.2), batches, decay)
-        return None if losses is None else [model.weight.item(), ema.weight.item(), len(losses)]
-
-    for n in (1, 3):
-        model, ema, losses = ask(batches[:n], 0.0, run=run)
-        ask.need(losses == n, f"expected a loss for each of the {n} batches, got {losses:g}")
-        ask.need(abs(model - 0.5) > 1e-12, "the model is not trained")
-        ask.near(ema, model, f"with decay 0 the average must be the model itself, after {n} steps too")
-    model, ema, _ = ask(batches, 1.0, run=run)
-    ask.near(ema, 0.5, "with decay 1 the average must stay where it began")
-    model, ema, _ = ask(batches[:1], 0.9, run=run)
-    ask.near(ema, 0.5 + 0.1 * (model - 0.5), "after one step, decay 0.9 must take the average a tenth of the way")
 
 
 def experiment(answer: Callable, exhibit: Callable, repaired: Callable, *, strict: bool | None = None) -> Outcome:
