@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -111,6 +113,9 @@ def test_the_shapes_are_those_of_the_maps():
         (checks.clip_name, but(positions_dot="positions."), "table of positions"),
         (checks.clip_name, but(to_q="k_proj", to_k="q_proj"), "queries and keys are exchanged"),
         (checks.clip_name, lambda name: good_name(name).rpartition(".")[0], "the end stays"),
+        (checks.clip_name, lambda name: re.sub(r"layers\.\d+", "layers", good_name(name)), "number of the block"),
+        (checks.clip_name, lambda name: re.sub(r"layers\.\d+", "layers.0", good_name(name)), "number of the block"),
+        (checks.map_shape, lambda h, w, k: (8, h // (8 * 2**k), w // (8 * 2**k), 77), "are one axis"),
         (checks.map_shape, lambda h, w, k: (8, h * w // 4**k, 77), "places of the picture"),
         (checks.map_shape, lambda h, w, k: good_shape(h, w, min(k, 1)), "once more"),
         (checks.map_shape, lambda h, w, k: good_shape(h, w, k + 1), "level 0 is the full"),
@@ -129,9 +134,10 @@ def test_the_shapes_are_those_of_the_maps():
         (checks.block_parameters, lambda d, c: good_parameters(d, c) - d * c, "both the keys and the values"),
         (checks.block_parameters, lambda d, c: 16 * d**2 + 16 * d, "two attentions"),
         (checks.training_bytes, lambda n, m: 20 * m, "copies in 16 bits"),
+        (checks.training_bytes, lambda n, m: 2 * (n - m) + 20 * m, "in 16 bits and in 32"),
         (checks.training_bytes, lambda n, m: 4 * n + 20 * m, "takes 2 bytes"),
         (checks.training_bytes, lambda n, m: 2 * n + 16 * m, "missing"),
-        (checks.training_bytes, lambda n, m: 2 * n + 18 * m, "kept in 32 bits"),
+        (checks.training_bytes, lambda n, m: 2 * n + 18 * m, "gradients have 32 here"),
         (checks.training_bytes, lambda n, m: 2 * n + 12 * m, "averages are missing"),
         (checks.training_bytes, lambda n, m: 22 * n, "only what is trained"),
         (checks.training_bytes, lambda n, m: 16 * n + 160 * m, "these are bits"),
@@ -141,3 +147,8 @@ def test_the_shapes_are_those_of_the_maps():
 def test_a_known_mistake_is_named(check, wrong, hint):
     with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
         check(wrong)
+
+
+def test_a_failure_shows_some_of_the_names_that_it_was_asked_for():
+    with pytest.raises(AssertionError, match="argument 1: 'tokens.weight', 'positions.weight', .* more"):
+        checks.clip_name(lambda name: name)

@@ -140,6 +140,21 @@ def test_the_training_that_passes_has_the_package_s_loss():
         (checks.painter_training, training(zero=False), "gradients of all steps add up"),
         (checks.painter_training, training(x_t=lambda a, x, e: x), "about the clean pictures"),
         (checks.painter_training, training(x_t=lambda a, x, e: a * x + (1 - a) * e), "without square roots"),
+        (
+            checks.painter_training,
+            training(lambda a, x, e: a * x + (1 - a) * e, lambda a, x, e: a * e - (1 - a) * x),
+            "a and s are square roots",
+        ),
+        (
+            checks.painter_training,
+            training(lambda a, x, e: a**0.5 * x + (1 - a) * e, lambda a, x, e: a**0.5 * e - (1 - a) * x),
+            "a and s are square roots",
+        ),
+        (
+            checks.painter_training,
+            training(lambda a, x, e: a**0.5 * x + (1 - a**0.5) * e, lambda a, x, e: a**0.5 * e - (1 - a**0.5) * x),
+            "it is not 1 - a",
+        ),
         (checks.painter_training, training(target=lambda a, x, e: e), "the target is the noise"),
         (checks.painter_training, training(target=lambda a, x, e: x), "the target is the clean picture"),
         (checks.painter_training, training(lerp=lambda k: k), "keep and 1 - keep are exchanged"),
@@ -162,3 +177,10 @@ def test_a_stub_does_not_pass(check, capsys):
 
     assert not check(stub)
     assert "not written yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("check", [checks.square, checks.nearest, checks.painter_training])
+def test_a_forgotten_return_is_not_taken_for_dice(check):
+    with pytest.raises(AssertionError) as info:
+        check(lambda *arguments: None)
+    assert "None" in str(info.value) and "at random" not in str(info.value)

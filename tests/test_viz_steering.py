@@ -17,7 +17,7 @@ def close():
     plt.close("all")
 
 
-def test_each_estimate_stands_above_its_scale():
+def test_each_estimate_is_joined_to_its_scale():
     pictures = torch.linspace(-1, 1, 4).view(4, 1, 1, 1).expand(4, 3, 5, 5)
     figure = viz.guidance_line(pictures, (0, 1, 2.5, 6), "a title", ("nothing", "a cat"))
     *axes, line = figure.axes
@@ -25,10 +25,12 @@ def test_each_estimate_stands_above_its_scale():
     shown = [axis.images[0].get_array()[0, 0, 0] for axis in axes]
     assert shown == sorted(shown) and shown[0] == 0 and shown[-1] == 255
     dots = [one.get_xdata()[0] for one in line.lines]
+    assert np.allclose((np.array(dots) - dots[0]) / (dots[-1] - dots[0]), np.array([0, 1, 2.5, 6]) / 6)
     places = [axis.get_position() for axis in axes]
     left, width = line.get_position().x0, line.get_position().width
     middles = [(place.x0 + place.x1) / 2 for place in places]
-    assert np.allclose([left + width * x / len(axes) for x in dots], middles, atol=0.01)
+    ends = [text.xy[0] for text in line.texts if (getattr(text, "arrowprops", None) or {}).get("arrowstyle") == "-"]
+    assert np.allclose([left + width * x / len(axes) for x in ends], middles, atol=0.01)
     assert "the same, exaggerated" in [text.get_text() for text in line.texts]
     within = viz.guidance_line(pictures[:2], (0, 1)).axes[-1]
     assert "the same, exaggerated" not in [text.get_text() for text in within.texts]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._compare import array, gap
+from ._compare import NOTHING, array, gap
 from ._guard import Function, call, copied, look_at
 from ._outcome import CheckFailed, Outcome, settle
 
@@ -104,7 +104,9 @@ def compare(answer: Function, what: Exercise) -> str:
         difference, complaint = gap(output, expected, what.tolerance)
         if complaint:
             shown = "" if isinstance(output, Mapping) else f"\n  yours: {_brief(output)}"
-            hint = _hint(what, cases, outputs, right) or _dice(answer, what, case, output, deadline)
+            hint = _hint(what, cases, outputs, right)
+            if not hint and output is not None and NOTHING not in complaint:  # nothing is not random
+                hint = _dice(answer, what, case, output, deadline)
             raise CheckFailed(f"{complaint}{hint}\nsmallest failing case:\n{_show(case)}{shown}")
         worst = max(worst, difference)
     return f"{len(cases)} random cases, largest difference {worst:.1g} (tolerance {what.tolerance:g})"
@@ -188,6 +190,8 @@ def _numbers(argument):
 def _brief(value):
     if isinstance(value, nn.Module) or callable(value):
         return getattr(value, "__name__", type(value).__name__.lstrip("_"))
+    if isinstance(value, list | tuple) and len(value) > 4 and all(isinstance(one, str) for one in value):
+        return ", ".join(map(repr, value[:3])) + f" and {len(value) - 3} more"
     found = array(value)
     if found is None or found.dtype.kind not in "biuf" or not found.ndim:
         return repr(value) if len(repr(value)) < 200 else type(value).__name__

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NOTHING = "your function returned None: is there a return?"  # what a forgotten return is told
 SINGLE = float(np.finfo(np.float32).eps)  # float32 rounds by up to half of this, as a share of the number
 
 
@@ -30,7 +31,7 @@ def gap(output: Any, expected: Any, tolerance: float) -> tuple[float, str]:
         names = [f"result {k}" for k in range(1, len(expected) + 1)]
         return _gaps(dict(zip(names, zip(output, expected, strict=True), strict=True)), tolerance)
     if output is None:
-        return np.inf, "your function returned None: is there a return?"
+        return np.inf, NOTHING
     found, expected = array(output), array(expected)
     if found is None or found.dtype.kind not in "biuf":
         kind = type(output).__name__ if found is None or not found.ndim else found.dtype

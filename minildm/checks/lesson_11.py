@@ -1,5 +1,7 @@
 """Checks of lesson 11: the names and the sizes of Stable Diffusion."""
 
+import re
+
 import torch
 
 from minildm.reference_names import reference_name
@@ -68,6 +70,10 @@ def clip_name() -> Exercise:
         "queries and keys are exchanged: they have one shape, so that no file complains": but(
             ("q_proj", "x_proj"), ("k_proj", "q_proj"), ("x_proj", "k_proj")
         ),
+        "the number of the block is lost, or always the same: it stays as it came": [
+            lambda name: re.sub(r"layers\.\d+", "layers", theirs[name]),
+            lambda name: re.sub(r"layers\.\d+", "layers.0", theirs[name]),
+        ],
         "the end stays: .weight or .bias": lambda name: theirs[name].rpartition(".")[0],
     }
     cases = [(list(tower.state_dict()),) for tower in towers]
@@ -105,6 +111,11 @@ def map_shape() -> Exercise:
             order=lambda h, p, w: (h, w, p)
         ),
         "places are rows times columns of the map": shape(area=False),
+        "rows and columns of the map are one axis: places, rows times columns": lambda height, width, level: (
+            8,
+            *(side // 8 // 2**level for side in (height, width)),
+            77,
+        ),
         "at each level both sides are halved, so a quarter of the places is left": lambda height, width, level: (
             8,
             height * width // 64 // 2**level,
@@ -149,7 +160,7 @@ def block_parameters() -> Exercise:
 
 @exercise
 def training_bytes() -> Exercise:
-    """Exercise 3: `answer(parameters, trained)`, bytes for training in mixed precision, without activations."""
+    """`answer(parameters, trained)`, bytes for training in mixed precision, without activations."""
 
     def count(frozen=2, master=4, gradient=4, adam=8, average=4):
         def total(parameters, trained):
@@ -164,7 +175,9 @@ def training_bytes() -> Exercise:
         "something of 4 bytes is missing: weights, gradients, the averaged copy, or one of Adam's *two* averages": (
             count(gradient=0)
         ),
-        "the gradients are kept in 32 bits here": count(gradient=2),
+        "2 bytes are missing for what is trained: it lies there in 16 bits and in 32, and gradients have 32 here": (
+            count(gradient=2)
+        ),
         "Adam's averages are missing": count(adam=0),
         "only what is trained has a gradient, averages and copies": lambda parameters, trained: 22 * parameters,
         "these are bits: 8 of them are a byte": lambda parameters, trained: 8 * (2 * parameters + 20 * trained),

@@ -154,6 +154,13 @@ def painter_training() -> Exercise:
         "the gradients of all steps add up: zero_grad at each of them": _training(zero=False),
         "the network is asked about the clean pictures: mix in the noise first": _training(ask=lambda x, e, a, s: x),
         "signal and noise are mixed without square roots": _training(ask=lambda x, e, a, s: a**2 * x + s**2 * e),
+        "a and s are square roots: of alphas_cumprod[t], and of 1 minus it": [
+            _training(lambda x, e, a, s: a**2 * x + s**2 * e, lambda x, e, a, s: a**2 * e - s**2 * x),
+            _training(lambda x, e, a, s: a * x + s**2 * e, lambda x, e, a, s: a * e - s**2 * x),
+        ],
+        "s is the root of 1 - alphas_cumprod[t]; it is not 1 - a": _training(
+            lambda x, e, a, s: a * x + (1 - a) * e, lambda x, e, a, s: a * e - (1 - a) * x
+        ),
         "the coefficients of picture and noise are exchanged in x_t": _training(ask=lambda x, e, a, s: s * x + a * e),
         "the target is the noise; here it is v": _training(target=lambda x, e, a, s: e),
         "the target is the clean picture; here it is v": _training(target=lambda x, e, a, s: x),

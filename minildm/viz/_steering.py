@@ -20,7 +20,7 @@ def guidance_line(
     title: str = "",
     names: tuple[str, str] = ("unconditional", "conditional"),
 ) -> Figure:
-    """Classifier-free guidance as a walk along a line: each scale's estimate above its place; returns the figure.
+    """Classifier-free guidance as a walk along a line: estimates above, scales in their true distance; the figure.
 
     pictures: (b, 3, h, w) in [-1, 1], or what else `pixels` takes, one for each of `scales`, which rise and hold 0
         and 1, the two answers that a network gave; beyond 1 the line is extrapolated.
@@ -37,7 +37,7 @@ def guidance_line(
     line = figure.add_axes((0.01, 0.0, 0.98, 0.26))
     line.set(xlim=(0, len(scales)), ylim=(0, 1))
     line.axis("off")
-    at = {scale: k + 0.5 for k, scale in enumerate(scales)}
+    at = {scale: 0.5 + (len(scales) - 1) * scale / scales[-1] for scale in scales}
     arrow = {"arrowstyle": "-|>", "lw": 2.5, "shrinkA": 5, "shrinkB": 5}
     line.annotate("", (at[1.0], 0.72), (at[0.0], 0.72), arrowprops=arrow | {"color": BLUE})
     line.text((at[0.0] + at[1.0]) / 2, 0.56, "what the condition\nchanges", color=BLUE, ha="center", va="top")
@@ -45,8 +45,9 @@ def guidance_line(
         beyond = arrow | {"color": ORANGE, "linestyle": "--"}
         line.annotate("", (at[scales[-1]], 0.72), (at[1.0], 0.72), arrowprops=beyond)
         line.text((at[1.0] + at[scales[-1]]) / 2, 0.56, "the same, exaggerated", color="#8a5f00", ha="center", va="top")
-    for x in at.values():
+    for k, x in enumerate(at.values()):
         line.plot(x, 0.72, "o", color="black", ms=7)
+        line.annotate("", (k + 0.5, 1.0), (x, 0.76), arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 1})
     for axis, picture, scale in zip(axes, drawn, scales, strict=True):
         axis.imshow(picture)
         axis.axis("off")
