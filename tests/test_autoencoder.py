@@ -260,7 +260,7 @@ def test_a_latent_that_was_not_scaled_is_caught(scale_factor):
     scaled = random(1, 5, 6, 7)
     for spread in (0.7, 1.0, 1.4):
         model.check_scaled(spread * scaled)
-        with pytest.raises(ValueError, match=r"about 1, got .* look as the autoencoder's own.*vae\.scale"):
+        with pytest.raises(ValueError, match=r"about 1, got .* look like the autoencoder's own.*vae\.scale"):
             model.check_scaled(model.unscale(spread * scaled))
     model.check_scaled(torch.zeros(1, 5, 2, 3))  # says nothing
     AutoencoderKL(**SMALL, scale_factor=0.7).check_scaled(scaled / 0.7)  # too near to 1 to tell

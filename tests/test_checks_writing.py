@@ -436,8 +436,20 @@ class TestSteps:
 
 
 def good_attention(q, k, v):
-    weights = torch.exp(torch.einsum("bhnd,bhmd->bhnm", q, k) / math.sqrt(q.shape[-1]))
+    scores = torch.einsum("bhnd,bhmd->bhnm", q, k) / math.sqrt(q.shape[-1])
+    weights = torch.exp(scores - scores.max(-1, keepdim=True).values)
     return torch.einsum("bhnm,bhmd->bhnd", weights / weights.sum(-1, keepdim=True), v)
+
+
+def unsafe_attention(less):
+    """Attention by exponentials of the scores less `less(scores)`."""
+
+    def answer(q, k, v):
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        weights = (scores - less(scores)).exp()
+        return weights @ v / weights.sum(-1, keepdim=True)
+
+    return answer
 
 
 class TestAttention:
@@ -458,6 +470,10 @@ class TestAttention:
             (lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5) @ v, "without a softmax"),
             (lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5).exp() @ v, "do not add up to 1"),
             (lambda q, k, v: (q @ k.mT / k.shape[2] ** 0.5).softmax(-1) @ v, "not how many keys"),
+            (lambda q, k, v: (q @ k.mT / k.shape[1] ** 0.5).softmax(-1) @ v, "not how many heads"),
+            (unsafe_attention(lambda scores: 0), "subtract each row's maximum"),
+            (unsafe_attention(lambda scores: scores.mean(-1, keepdim=True)), "subtract each row's maximum"),
+            (unsafe_attention(lambda scores: scores.max()), "subtract each row's maximum"),
             (lambda q, k, v: (q @ k.permute(3, 2, 1, 0)).softmax(-1) @ v, "only its last two"),
             (lambda q, k, v: (q @ k.mT) / (q @ k.mT).sum(-1) @ v, "keepdim=True"),
         ],
@@ -538,6 +554,21 @@ class TestLatents:
                 check(wrong)
         else:
             expect(check, wrong, hint)
+
+    @pytest.mark.parametrize(
+        "check, wrong",
+        [
+            (checks.reparameterise, lambda m, v, e: m + v.sqrt() * e),
+            (checks.reparameterise, lambda m, v, e: m + v.log() / 2 * e),
+            (checks.kl, lambda m, v: (m**2 + v - 1 - v.log()).sum((1, 2, 3)) / 2),
+            (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v.log()).sum((1, 2, 3)) / 2),
+            (checks.kl, lambda m, v: (m**2 + v.sqrt() - 1 - v).sum((1, 2, 3)) / 2),
+        ],
+    )
+    def test_a_root_or_logarithm_of_a_logarithm(self, check, wrong):
+        with pytest.raises(checks.CheckFailed, match="log_variance may be negative") as caught:
+            check(wrong)
+        assert "drawn at random" not in str(caught.value)
 
     def test_noise_of_one_s_own_is_noticed(self):
         with pytest.raises(checks.CheckFailed, match="draw no noise of your own"):
@@ -707,6 +738,7 @@ class TestDenoising:
             ("z", "clean; asked is v"),
             ("s * z - a * eps", "sign turned around"),
             ("s * eps - a * z", "roots in v are exchanged"),
+            ("a * z - s * eps", "the noise comes first"),
             ("a * eps + s * z", "are added"),
             ("a**2 * eps - s**2 * z", "roots are missing in v"),
         ],

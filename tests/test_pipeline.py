@@ -333,7 +333,7 @@ def test_an_unscaled_latent_is_caught(pipe, picture):
     z = pipe.encode(picture)
     z = z / z.std()
     pipe.decode(z)
-    with pytest.raises(ValueError, match="look as the autoencoder's own"):
+    with pytest.raises(ValueError, match="look like the autoencoder's own"):
         pipe.decode(pipe.vae.unscale(z))
     pipe.decode(pipe.vae.unscale(z), check=False)
     assert pipe.scale_factor == 5.0

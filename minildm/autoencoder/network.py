@@ -263,8 +263,8 @@ class AutoencoderKL(nn.Module):
             raise ValueError("expected latents that are finite, got some that are not: nan or inf")
         if abs(math.log(own)) > math.log(2) and found > 0 and abs(math.log(found / own)) < abs(math.log(found)):
             raise ValueError(
-                f"expected latents with a standard deviation of about 1, got {found:.3g}: they look as the "
-                f"autoencoder's own, which have {own:.3g}; call vae.scale(z) on what vae.encode gave"
+                f"expected latents with a standard deviation of about 1, got {found:.3g}: they look like the "
+                f"autoencoder's own latents, whose spread is {own:.3g}; call vae.scale(z) on what vae.encode gave"
             )
 
     def _known_scale(self):

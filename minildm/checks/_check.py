@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._compare import NOTHING, array, gap
+from ._compare import NOTHING, alike, array, gap
 from ._guard import Function, call, copied, look_at
 from ._outcome import CheckFailed, Outcome, settle
 
@@ -121,7 +121,7 @@ def _hint(what, cases, outputs, right):
     """The first mistake that explains every output, and that at least one case can tell from the truth."""
 
     def agree(one, other):
-        return not gap(one, other, max(what.tolerance, 1e-9))[1]
+        return alike(one, other, max(what.tolerance, 1e-9))
 
     def explains(make):
         try:
@@ -156,7 +156,7 @@ def _dice(answer, what, case, output, deadline):
         again = call(answer, case, deadline, what.run, what.own, what.errors)
     except Exception:  # an answer that fails only now is random, too, but it was told enough
         return ""
-    if not gap(output, again, what.tolerance)[1]:
+    if alike(output, again, what.tolerance):
         return ""
     return "\nlikely: two calls with the same arguments give different results: is something drawn at random here?"
 

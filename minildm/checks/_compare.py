@@ -41,6 +41,23 @@ def gap(output: Any, expected: Any, tolerance: float) -> tuple[float, str]:
     return _difference(found, expected, tolerance)
 
 
+def alike(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether two outputs are the same; NaN and infinity are the same only as themselves, at the same places.
+
+    So a mistake that ends in NaN is found again by its NaN. The arguments are as in `gap`.
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(alike(one[key], other[key], tolerance) for key in one)
+    left, right = array(one), array(other)
+    if all(side is not None and side.dtype.kind in "biuf" for side in (left, right)) and left.shape == right.shape:
+        odd = ~np.isfinite(right)
+        if odd.any() or not np.isfinite(left).all():
+            if not np.array_equal(left[odd], right[odd], equal_nan=True):
+                return False
+            one, other = (np.where(odd, side.dtype.type(0), side) for side in (left, right))
+    return not gap(one, other, tolerance)[1]
+
+
 def array(value: Any) -> np.ndarray | None:
     """Anything that holds numbers as an array on the CPU; None where that cannot be."""
     try:

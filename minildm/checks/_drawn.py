@@ -85,6 +85,7 @@ class Record:
             "v": signal * eps - noise * x_0,
             "v with its sign turned around": noise * x_0 - signal * eps,
             "v with its roots exchanged": noise * eps - signal * x_0,
+            "v with what is noised and the noise exchanged": signal * x_0 - noise * eps,
             "a sum instead of v": signal * eps + noise * x_0,
             "v without square roots": signal.square() * eps - noise.square() * x_0,
         }

@@ -62,6 +62,10 @@ def _step(
     return apply
 
 
+_CLEAN = "the model is shown the clean picture; it must see x_t, and say what is asked of it"
+_ALONE = "the model is shown the noise alone; it must see x_t"
+
+
 def _draws(steps, asked="the noise"):
     """Mistakes in what a step draws and compares, for `steps`, which makes a step with something else in a place."""
     return {
@@ -80,12 +84,12 @@ def _draws(steps, asked="the noise"):
         "the noise is drawn with rand, between 0 and 1; it is normal: randn": steps(noise=torch.rand_like),
         "roots are missing: alphas_cumprod is a share of the variance": steps(mix=lambda x, e, a: a * x + (1 - a) * e),
         "signal and noise are exchanged": steps(mix=lambda x, e, a: (1 - a).sqrt() * x + a.sqrt() * e),
-        "the model is shown the clean picture; it must see x_t, and say what is asked of it": [
+        _CLEAN: [
             steps(seen=lambda x, e, x_t: x),
             steps(seen=lambda x, e, x_t: x, target=lambda x, e, x_t, a: x_t),
             steps(seen=lambda x, e, x_t: x, target=lambda x, e, x_t, a: x),
         ],
-        "the model is shown the noise alone; it must see x_t": steps(seen=lambda x, e, x_t: e),
+        _ALONE: steps(seen=lambda x, e, x_t: e),
         "t goes to the model as it is, a whole number, not as a share of the steps": [
             steps(shown=lambda t: t / len(ALPHAS)),
             steps(shown=lambda t: t / (len(ALPHAS) - 1)),
@@ -214,12 +218,18 @@ def latent_training_step() -> Exercise:
         "the roots in v are exchanged: with a little noise v is nearly the noise": (
             compared_with(lambda z, eps, a, s: s * eps - a * z)
         ),
+        "the noise and the latent are exchanged in v: the noise comes first": (
+            compared_with(lambda z, eps, a, s: a * z - s * eps)
+        ),
         "the two parts of v are added; the latent's is subtracted": compared_with(lambda z, eps, a, s: a * eps + s * z),
         "roots are missing in v: alphas_cumprod is a share of the variance": (
             compared_with(lambda z, eps, a, s: a**2 * eps - s**2 * z)
         ),
         **_draws(latent, "v"),
     }
+    # Compared with v, these two look alike.
+    either = [*mistakes.pop(_CLEAN), mistakes.pop(_ALONE)]
+    mistakes["the model is shown the clean latent, or the noise alone; it must see x_t"] = either
     errors = ERRORS | {"must match the size": ERRORS["must match the size"].replace("pictures", "latents")}
     return Exercise(latent(), cases, mistakes, run=run, own=OWN, errors=errors, patience=30)
 

@@ -6,6 +6,10 @@ from minildm.autoencoder import Gaussian
 
 from ._check import Exercise, exercise
 
+_SIGNED = (
+    "the sample is free of NaN (log_variance may be negative: it is already a logarithm, take no root or log of it)"
+)
+
 
 @exercise
 def reparameterise() -> Exercise:
@@ -25,8 +29,15 @@ def reparameterise() -> Exercise:
         }
         with torch.no_grad():
             repeated = answer(mean, log_variance, eps)
-        same = not torch.is_tensor(sample) or torch.equal(sample, repeated)
-        return {"the same eps gives the same sample (draw no noise of your own)": same, "the sample": sample, **reached}
+        same = not torch.is_tensor(sample) or torch.equal(sample.nan_to_num(), repeated.nan_to_num())
+        if torch.is_tensor(sample) and sample.isnan().any():
+            return {_SIGNED: False}
+        return {
+            _SIGNED: True,
+            "the same eps gives the same sample (draw no noise of your own)": same,
+            "the sample": sample,
+            **reached,
+        }
 
     def cloud(std=lambda v: (v / 2).exp(), centre=lambda m: m, sign=1):
         return lambda mean, log_variance, eps: centre(mean) + sign * std(log_variance) * eps
@@ -77,6 +88,12 @@ def kl() -> Exercise:
             divergence(lambda each: each),
             divergence(lambda each: each.sum(1)),
             divergence(lambda each: each.sum((2, 3))),
+        ],
+        "log_variance may be negative: it is already a logarithm, take no root or log of it": [
+            divergence(variance=variance, log=log)
+            for variance in (torch.exp, lambda v: v, torch.sqrt, lambda v: (v / 2).exp(), torch.square)
+            for log in (torch.log, lambda v: v, lambda v: v.sqrt().log(), lambda v: 2 * v.log(), lambda v: v.log() / 2)
+            if variance is torch.sqrt or log(torch.tensor(-1.0)).isnan()
         ],
         "the mean is not squared": [divergence(square=lambda m: m), divergence(square=torch.abs)],
         "log_variance is a logarithm: the variance is its exponential": divergence(variance=lambda v: v),

@@ -13,6 +13,7 @@ def compression() -> Exercise:
     mistakes = {
         "the wrong way up: divide the picture's numbers by the latent's": lambda c, n, d: d / (c * 4**n),
         "a halving leaves a quarter of the places: both sides are halved": lambda c, n, d: c * 2**n / d,
+        "halvings are not squared: each of them leaves a quarter of the places": lambda c, n, d: c * n**2 / d,
         "two halvings divide a side by 4, not by 2 · 2 times 2": lambda c, n, d: c * (2 * n) ** 2 / d,
         "the channels are forgotten": lambda c, n, d: 4**n,
         "the channels are the wrong way up": lambda c, n, d: d * 4**n / c,
@@ -56,6 +57,15 @@ def kl_between() -> Exercise:
         "the logarithm is of the ratio of variances, not of deviations": lambda mq, sq, mp, sp: (
             truth(mq, sq, mp, sp) + (sq / sp).log().sum(1) / 2
         ),
+        "std has to be squared: the variances are compared": [
+            lambda mq, sq, mp, sp: (sq / sp + ((mq - mp) / sp) ** 2 - 1 - (sq / sp).log()).sum(1) / 2,
+            lambda mq, sq, mp, sp: (sq / sp + ((mq - mp) / sp) ** 2 - 1 - 2 * (sq / sp).log()).sum(1) / 2,
+            lambda mq, sq, mp, sp: (sq / sp + (mq - mp) ** 2 / sp - 1 - (sq / sp).log()).sum(1) / 2,
+        ],
+        "the half is missing at the squares and at the 1": lambda mq, sq, mp, sp: (
+            2 * truth(mq, sq, mp, sp) + (sq / sp).log().sum(1)
+        ),
+        "the 1 counts a half, too: equal distributions must give 0": lambda *case: truth(*case) - case[0].shape[1] / 2,
         "the logarithm has the wrong sign": lambda mq, sq, mp, sp: truth(mq, sq, mp, sp) + 2 * (sq / sp).log().sum(1),
         "the 1 is missing: equal distributions must give 0": lambda *case: truth(*case) + case[0].shape[1] / 2,
     }
@@ -77,6 +87,12 @@ def scale_factor() -> Exercise:
 
     mistakes = {
         "that is the spread itself: take 1 / it": spread,
+        "std has to be squared; and take 1 / the spread": lambda m, s: (m.var(correction=0) + s.mean()).sqrt(),
+        "variances add up, deviations do not; and take 1 / the spread": lambda m, s: m.std(correction=0) + s.mean(),
+        "the spread of samples, not of means alone; and take 1 / it": lambda m, s: m.std(correction=0),
+        "square std before you average it; and take 1 / the spread": lambda m, s: (
+            m.var(correction=0) + s.mean() ** 2
+        ).sqrt(),
         "the dice are missing: a sample also spreads by std around its mean": lambda m, s: 1 / m.std(correction=0),
         "the means are missing: which picture it is spreads a sample, too": lambda m, s: s.square().mean() ** -0.5,
         "deviations do not add up, variances do": lambda m, s: 1 / (m.std(correction=0) + s.mean()),

@@ -45,24 +45,34 @@ def decodable_latent() -> Exercise:
 def models_to_pay() -> Exercise:
     """Exercise 3: `answer(first, steps, pixel, latent)`, seconds, steps, seconds a step twice -> how many models.
 
-    No case ends in a tie, so whether equal is faster makes no difference.
+    Where both take equally long, it has paid. Sums of the cases that end so have no rounding.
     """
     cases = [(49.3, 10, 2.0, 1.0), (107.7, 10, 3.0, 1.0), (1010.1, 100, 0.75, 0.5), (7.3, 4, 1.0, 0.5)]
-    cases += [(90.0, 10, 1.0, 2.0), (3600.7, 1000, 0.5, 0.125), (1.1, 10, 1.0, 0.5), (20.0, 5, 0.25, 0.25)]
+    cases += [
+        (20.0, 10, 1.5, 1.0),
+        (0.0, 10, 2.0, 1.5),
+        (90.0, 10, 1.0, 2.0),
+        (3600.7, 1000, 0.5, 0.125),
+        (1.1, 10, 1.0, 0.5),
+        (20.0, 5, 0.25, 0.25),
+    ]
 
     def saved(steps, pixel, latent):
         return steps * (pixel - latent)
 
-    def models(saved=saved, whole=math.ceil, never=lambda first, steps, pixel, latent: math.inf):
+    def models(saved=saved, whole=math.ceil, never=lambda first, steps, pixel, latent: math.inf, least=1):
         def apply(first, steps, pixel, latent):
             if pixel <= latent:
                 return never(first, steps, pixel, latent)
-            return max(1, whole(first / saved(steps, pixel, latent)))
+            return max(least, whole(first / saved(steps, pixel, latent)))
 
         return apply
 
     def unguarded(first, steps, pixel, latent):
         return math.ceil(first / saved(steps, pixel, latent)) if pixel != latent else math.inf
+
+    def one_more(x):
+        return math.floor(x) + 1
 
     mistakes = {
         "where a latent step takes as long as one in pixels, or longer, it never pays: math.inf": unguarded,
@@ -72,9 +82,20 @@ def models_to_pay() -> Exercise:
         "where it never pays the answer is math.inf, not 0": models(never=lambda *case: 0),
         "where it never pays the answer is math.inf, not 1": models(never=lambda *case: 1),
         "where it never pays the answer is math.inf, not -1": models(never=lambda *case: -1),
-        "rounded down: that many models do not pay for it": models(whole=math.floor),
-        "expected a whole number of models": models(whole=lambda x: x),
-        "what is saved is saved at every step": models(lambda steps, pixel, latent: pixel - latent),
+        "at least 1: even an autoencoder that costs nothing serves a model": models(least=0),
+        "one too many where it comes out even: as soon as it takes no longer, it has paid": [
+            models(whole=one_more),
+            models(whole=lambda x: math.ceil(x) + (x == int(x))),
+        ],
+        "one too many": [models(whole=lambda x: math.ceil(x) + 1), models(whole=lambda x: math.ceil(x + 1))],
+        "rounded down: that many models do not pay for it": [models(whole=math.floor, least=n) for n in (0, 1)],
+        "rounded to the nearest whole number: less than that may not pay": [
+            models(whole=round, least=n) for n in (0, 1)
+        ],
+        "expected a whole number of models": [models(whole=lambda x: x, least=n) for n in (0, 1)],
+        "what is saved is saved at every step": [
+            models(lambda steps, pixel, latent: pixel - latent, least=n) for n in (0, 1)
+        ],
         "each model still costs its own latent steps: only the difference is saved": models(
             lambda steps, pixel, latent: steps * pixel
         ),

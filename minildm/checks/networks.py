@@ -181,6 +181,15 @@ def attention() -> Exercise:
     for b, h, n, m, d in ((1, 1, 2, 3, 4), (2, 3, 5, 4, 6), (3, 2, 4, 7, 5)):
         q, k, v = (torch.randn(b, h, length, d, generator=draw, dtype=torch.float64) for length in (n, m, m))
         cases.append((q, k, v))
+    large = [torch.randint(-60, 61, (2, 1, length, 4), generator=draw).double() for length in (7, 8)]
+    cases.append((*large, torch.randn(2, 1, 8, 4, generator=draw, dtype=torch.float64)))  # scores beyond ± 1,000
+
+    def less(what):  # exponentials of the scores less something, divided by their sum
+        def weigh(scores, axis):
+            weights = (scores - what(scores)).exp()
+            return weights / weights.sum(axis, keepdim=True)
+
+        return lambda q, k, v: _attend(q, k, v, weigh=weigh)
 
     mistakes = {hint: lambda q, k, v, slip=slip: _attend(q, k, v, **slip) for hint, slip in _SLIPS.items()}
     mistakes |= {
@@ -191,6 +200,18 @@ def attention() -> Exercise:
         "d is how many numbers a query has, not how many keys there are": lambda q, k, v: _attend(
             q, k, v, lambda d: k.shape[2] ** -0.5
         ),
+        "d is how many numbers a query has, not how many heads there are": lambda q, k, v: _attend(
+            q, k, v, lambda d: q.shape[1] ** -0.5
+        ),
+        "large scores overflow: subtract each row's maximum": [
+            less(lambda scores: 0),
+            less(lambda scores: scores.mean(-1, keepdim=True)),
+            less(torch.mean),
+            less(torch.amax),
+            less(lambda scores: scores.amax((-2, -1), keepdim=True)),
+            less(lambda scores: scores.amax(-2, keepdim=True)),
+            less(lambda scores: scores.amin(-1, keepdim=True)),
+        ],
     }
     errors = {
         "Expected size for first two dimensions": (

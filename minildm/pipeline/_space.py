@@ -64,7 +64,7 @@ class Latents:
         return torch.cat([run(part) for part in _parts(z, pixels)]).float()
 
     def check(self, z: Tensor) -> None:
-        """ValueError for latents that look as the autoencoder's own, not scaled."""
+        """ValueError for latents that look like the autoencoder's own, not scaled."""
         self.vae.check_scaled(z)
 
 

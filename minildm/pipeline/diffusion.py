@@ -257,7 +257,7 @@ class LatentDiffusion(Adaptable):
     def decode(self, z: Tensor, *, check: bool = True) -> Tensor:
         """Scaled latents, or pixels, such as the last x_t, to pictures (b, 3, h, w) in [0, 1].
 
-        check: raise ValueError for latents that look as the autoencoder's own, not scaled. Switch it off for those on
+        check: raise ValueError for latents that look like the autoencoder's own, not scaled. Switch it off for those on
             the way, such as an x0_hat at the start, whose spread says nothing.
         Raises ValueError where numbers are not finite.
         """
