@@ -22,7 +22,7 @@ def test_a_query_is_worked_out_step_by_step():
     figure = viz.attention_by_hand(4 * KEYS, KEYS, torch.tensor([6.0, 1, 0]), ("A: red", "B: blue", "C: empty"))
     table, seen = (words(axis) for axis in figure.axes)
     # Scores 8, 4, 0 over the root of 4; weights e^4, e^2, 1 of their sum, 62.99.
-    row = ["A: red", "(1, 0, 0, 1)", "8", "4", "0.87", "6", "5.20"]
+    row = ["A: red", "(1, 0, 0, 1)", "8", "4", "0.867", "6", "5.20"]
     assert table[7:14] == row and "÷ √4" in table and "sum: 5.32" in table
     assert "A: red asks with q = (4, 0, 0, 4)" in table
     assert seen[:3] == ["0.87", "0.12", "0.02"] and seen[6:] == ["0.33"] * 3

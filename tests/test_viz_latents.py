@@ -39,7 +39,14 @@ def test_a_cloud_is_an_ellipse_of_two_deviations():
 
 def test_a_lattice_is_laid_out_row_by_row_from_the_top_left():
     figure = viz.clouds(
-        {"a": (MEANS, DEVIATIONS)}, {"a": PICTURES}, COLOURS, marks="osv", area=(-1, 5, 0, 6), prior=False, title="one"
+        {"a": (MEANS, DEVIATIONS)},
+        {"a": PICTURES},
+        COLOURS,
+        marks="osv",
+        area=(-1, 5, 0, 6),
+        prior=False,
+        title="one",
+        note="o: a disc",
     )
     above, below = figure.axes
     (shown,) = below.images
@@ -48,7 +55,7 @@ def test_a_lattice_is_laid_out_row_by_row_from_the_top_left():
     assert tuple(shown.get_extent()) == (-1, 5, 0, 6) and above.get_xlim() == (-1, 5) and above.get_ylim() == (0, 6)
     assert not [patch for patch in above.patches if isinstance(patch, Circle)]
     assert [line.get_marker() for line in above.lines] == ["o", "s", "v"]
-    assert figure.get_suptitle() == "one"
+    assert figure.get_suptitle() == "one" and figure.get_supxlabel() == "o: a disc"
 
 
 def test_bands_draws_every_compression_under_its_picture():
@@ -64,6 +71,7 @@ def test_bands_draws_every_compression_under_its_picture():
     assert dashed.get_linestyle() == "--"
     assert {"good", "poor"} <= {text.get_text() for text in axis.texts}
     heights = sorted(text.get_position()[1] for text in axis.texts[:2])
+    assert axis.get_ylim()[0] == pytest.approx(1e-4)
     assert heights[1] >= 1.6 * heights[0]  # the names do not lie on each other
     assert min(text.get_fontsize() for text in axis.texts) >= 9
 

@@ -60,7 +60,7 @@ def _table(axis, columns, d, colours):
         _box(axis, 0.02, y + 0.32, 0.28, 0.36, colours[j], edge="0.5")
         _box(axis, _AT[4], y + 0.27, max(1.2 * weight, 0.02), 0.46, ORANGE)
         ats = (0.45, _AT[1], _AT[2], _AT[3], _AT[4] + 1.2 * weight + 0.08, _AT[5], _AT[6])
-        texts = (name, key, f"{dot:g}", f"{score:.3g}", f"{weight:.2f}", f"{value:g}", f"{part:.2f}")
+        texts = (name, key, f"{dot:g}", f"{score:.3g}", f"{weight:.3f}", f"{value:g}", f"{part:.2f}")
         for at, text in zip(ats, texts, strict=True):
             axis.text(at, y + 0.5, text, va="center", fontsize=10, color=_INK)
 

@@ -30,6 +30,9 @@ def times_as_much(factors: Mapping[str, Mapping[str, float]], title: str = "", x
             axis.annotate(words, (value, place), (9, 0), textcoords="offset points", va="center", fontsize=10)
     axis.set_yticks(range(len(rows)), rows)
     axis.set(xscale="log", ylim=(len(rows) - 0.5, -0.5), xlim=(min(0.9, *values), 3 * max(values)))
+    if max(values) < 50:  # powers of ten alone would leave one number on the axis
+        axis.xaxis.set_major_locator(require("matplotlib.ticker").LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_minor_formatter(require("matplotlib.ticker").NullFormatter())
     axis.xaxis.set_major_formatter(require("matplotlib.ticker").FuncFormatter(lambda x, _: f"{x:,.10g}"))
     axis.set(xlabel=xlabel, title=title)
     axis.axvline(1, color="0.5", lw=1)

@@ -21,6 +21,7 @@ def clouds(
     area: tuple[float, float, float, float] = (-2.0, 2.0, -2.0, 2.0),
     prior: bool = True,
     title: str = "",
+    note: str = "",
 ) -> Figure:
     """Latent spaces of two numbers: above where the clouds lie, below what is decoded from each place; the figure.
 
@@ -29,6 +30,7 @@ def clouds(
     colours, marks: of the n clouds, as matplotlib names them; marks None: a disc.
     area: left, right, bottom and top of the lattice.
     prior: whether to draw, dashed, the circle of two deviations of the standard normal distribution.
+    note: a line below the figure, such as what the marks mean.
     With one map both panels stand side by side, and the first shows the lattice's area, too.
     Raises ValueError where means, deviations and colours differ in number, or a lattice is not square.
     """
@@ -55,6 +57,8 @@ def clouds(
     for axis in axes[-1]:
         axis.set_xlabel("first number")
     figure.suptitle(title)
+    if note:
+        figure.supxlabel(note, fontsize=10)
     return figure
 
 
@@ -69,7 +73,7 @@ def bands(
     """What several compressions get wrong, by frequency, under a picture as each of them gives it; returns the figure.
 
     names: of the bands, from coarse to fine.  wrong: {compression: error / picture, the share of power, in each band},
-        drawn from 1 / 10,000 on.
+        on an axis that begins at 1 / 10,000, or lower where a share is smaller (1 / 1,000,000 at least).
     pictures: {caption: one picture}, shown above.  shares: each band's part of all the picture's power, dashed.
     Raises ValueError where a compression has not one number for each band.
     """
@@ -83,13 +87,14 @@ def bands(
         axis.set_title(caption, fontsize=10)
         axis.axis("off")
     axis, at = below.subplots(), np.arange(len(names))
-    ends = {}
+    ends, lowest = {}, 1e-4
     for (name, values), colour, mark in zip(wrong.items(), (BLUE, ORANGE, GREEN, PURPLE), "os^D", strict=False):
         values = _numbers(values)
         if values.shape != at.shape:
             raise ValueError(f"expected {len(names)} numbers for {name!r}, one for each band, got {values.shape}")
         axis.semilogy(at, values, marker=mark, color=colour, lw=2)
         ends[name] = values[-1], colour
+        lowest = min(lowest, max(1e-6, 0.5 * values.min()))
     height = 0.0
     for name, (value, colour) in sorted(ends.items(), key=lambda one: one[1][0]):
         height = max(value, 2.2 * height)  # apart, where two lines end at the same place
@@ -100,7 +105,7 @@ def bands(
         axis.text(0.1, shares[0] * 1.5, "dashed: the band's share of the picture's power", color="0.35", va="bottom")
     axis.set_xticks(at, names)
     axis.set(xlabel="cycles per picture: coarse → fine", ylabel="share of the power that is wrong")
-    axis.set(xlim=(-0.3, len(names) - 0.1), ylim=(1e-4, 3))
+    axis.set(xlim=(-0.3, len(names) - 0.1), ylim=(lowest, 3))
     figure.suptitle(title)
     return figure
 
