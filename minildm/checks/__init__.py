@@ -12,6 +12,7 @@ says so and returns a false `Outcome`, so that a lesson goes on; for a grader `c
 
 from ._check import check
 from ._outcome import CheckFailed, Outcome, strict
+from .attending import attention, cross_attention
 from .denoising import denoiser_training_step, flow_matching_step, latent_training_step
 from .latents import kl, reparameterise
 from .lesson_00 import bottom_size, three_of_a_kind
@@ -26,7 +27,7 @@ from .lesson_08 import retrieval, share_inside
 from .lesson_09 import guidance, overwriting, remaining, rescaled
 from .lesson_11 import block_parameters, clip_name, map_shape, training_bytes
 from .lesson_14 import nearest, painter_training, square
-from .networks import attention, cross_attention, lora_forward, time_embedding, unet_forward
+from .networks import lora_forward, time_embedding, unet_forward
 from .noising import add_noise, ddim_step, heun_step, schedule
 from .training import training_loop, training_step
 
