@@ -11,6 +11,7 @@ from homework import Assignment
 from torch import nn
 
 from minildm import guidance
+from minildm.checks import homework_6
 
 BOOK = Assignment("6_bug_museum")
 EXHIBITS = {  # part -> the exhibit and the repair
@@ -114,9 +115,20 @@ def descend(noise, stop=0, ask=1):
     return run
 
 
+def descend_by_lesson_4(denoise, alphas_cumprod, x, timesteps, draw):
+    """DDPM with the smaller variance, f²."""
+    for t, then in pairwise([*timesteps, None]):
+        a, a_then = alphas_cumprod[t], torch.tensor(1.0) if then is None else alphas_cumprod[then]
+        clean, f = denoise(x, t), ((1 - a_then) / (1 - a) * (1 - a / a_then)).sqrt()
+        eps = (x - a.sqrt() * clean) / (1 - a).sqrt()
+        x = a_then.sqrt() * clean + (1 - a_then - f**2).clamp(min=0).sqrt() * eps + f * draw(x)
+    return x
+
+
 @pytest.mark.parametrize(
     "hint, answer",
     [
+        ("f² of lesson 04", descend_by_lesson_4),
         ("what came last", descend(lambda beta, draw, x, last: beta.sqrt() * draw(x))),
         ("fresh noise of variance", descend(lambda beta, draw, x, last: 0)),
         ("fresh noise of variance", descend(lambda beta, draw, x, last: 0 if last else beta * draw(x))),
@@ -272,11 +284,23 @@ def painted(calls=1, preview="x_0", skip=0, keep=slice(None), first=False):
         for t in scheduler.timesteps[skip:]:
             said = denoise(x, t)
             steps = [scheduler.step(said, x) for _ in range(calls)]
-            previews.append(getattr(steps[-1], preview))
+            previews.append(said if preview == "said" else getattr(steps[-1], preview))
             x = steps[0 if first else -1].x_t
         return x, previews[keep]
 
     return run
+
+
+def rewound(denoise, scheduler, x):
+    """Asks twice, and sets the scheduler back in between, as the exhibit's class would allow."""
+    previews = []
+    for t in scheduler.timesteps:
+        said = denoise(x, t)
+        index = scheduler.index
+        previews.append(scheduler.step(said, x).x_0)
+        scheduler.index = index
+        x = scheduler.step(said, x).x_t
+    return x, previews
 
 
 @pytest.mark.parametrize(
@@ -285,6 +309,9 @@ def painted(calls=1, preview="x_0", skip=0, keep=slice(None), first=False):
         ("each call moves it on", painted(calls=2)),
         ("each call moves it on", painted(calls=2, first=True)),
         ("preview is the x_0", painted(preview="x_t")),
+        ("network's answers, and another scheduler", painted(preview="said")),
+        ("no 'index': use only `step` and `timesteps`", rewound),
+        ("no 'levels': use only `step` and `timesteps`", lambda d, s, x: (x, s.levels)),
         ("must be asked at", painted(skip=1)),
         ("expected a preview for each", painted(keep=slice(1, None))),
         ("expected two results", lambda denoise, scheduler, x: painted()(denoise, scheduler, x)[0]),
@@ -444,7 +471,7 @@ def averaged(order="after", share=lambda d: 1 - d, zero=True, trains=True):
         ("must be the model itself", averaged("before")),
         ("must be the model itself", averaged("never")),
         ("must be the model itself", averaged(share=lambda d: d)),
-        ("moves once", averaged("once")),
+        ("0.5 of where the average began is left after 3 steps", averaged("once")),
         ("not trained", averaged(trains=False)),
         ("zero_grad is gone", averaged(zero=False)),
         ("returned None", lambda *arguments: averaged()(*arguments) and None),
@@ -452,6 +479,11 @@ def averaged(order="after", share=lambda d: 1 - d, zero=True, trains=True):
 )
 def test_wrong_averages(hint, answer):
     BOOK.refuses("train-with-average", hint, my_train_with_average=answer)
+
+
+def test_an_average_after_the_loop_is_seen_before_grading():
+    with pytest.raises(AssertionError, match="do all move it"):
+        BOOK.visible("train-with-average", my_train_with_average=averaged("once"))
 
 
 def test_right_averages():
@@ -464,6 +496,12 @@ def by_twice(function):
     z = torch.linspace(-0.5, 0.4, 8).view(1, 2, 2, 2)
     kept = z.clone()
     return bool((function(vae, z) == function(vae, z)).all() and (z == kept).all())
+
+
+def by_the_picture(function):
+    """Only whether the picture is right."""
+    vae = SimpleNamespace(scale_factor=0.5, decode=lambda z: z.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    return bool((function(vae, torch.full((1, 1, 2, 2), 0.25)) == 191).all())
 
 
 def by_the_loss(function):
@@ -508,10 +546,11 @@ def by_zero(function):
         ("preview", "experiment_10", "says False", lambda function: False),
         ("preview", "experiment_10", "never divides", by_twice),
         ("preview", "experiment_10", "expected True or False", lambda function: "broken"),
-        ("parts", "experiment_11", "of the exhibit", by_the_loss),
-        ("parts", "experiment_11", "of the exhibit", by_adam),
+        ("preview", "experiment_10", "picture .is. right: what else", by_the_picture),
+        ("parts", "experiment_11", "of the exhibit.*loss .* .is. right: look at the weights", by_the_loss),
+        ("parts", "experiment_11", "of the exhibit.*with Adam .* use SGD", by_adam),
         ("parts", "experiment_11", "of your repair", lambda function: False),
-        ("average", "experiment_12", "of the exhibit", by_moving),
+        ("average", "experiment_12", "of the exhibit.*after one step", by_moving),
         ("average", "experiment_12", "does not hear decay", by_zero),
         ("average", "experiment_12", "of the exhibit", lambda function: "step" in function.__name__ or True),
         ("average", "experiment_12", "returned None", lambda function: None),
@@ -528,12 +567,54 @@ def test_another_good_experiment():
     BOOK.accepts("experiment-parts", experiment_11=numpys_bool)
 
 
-@pytest.mark.parametrize(
-    "number, letters", [(1, {1: "a", 2: "a", 3: "b", 4: "c"}), (2, {5: "c", 6: "b", 7: "a"}), (3, {9: "b", 11: "a"})]
-)
+def stub(*arguments):
+    raise NotImplementedError("write it here")
+
+
+def by_anything(function):
+    """Catches whatever is raised, a stub's error too."""
+    try:
+        return BOOK.names["experiment_11"](function)
+    except Exception:
+        return False
+
+
+@pytest.mark.parametrize("answer", [None, by_anything])
+def test_an_experiment_before_its_repair(answer):
+    names = {"my_train_on": stub} | ({"experiment_11": answer} if answer else {})
+    BOOK.refuses("experiment-parts", "your .repair. is not written yet: the experiment needs it", **names)
+
+
+def test_a_repair_before_its_experiment():
+    with pytest.raises(AssertionError, match="experiment: not written yet [(]write it here[)]"):
+        BOOK.visible("experiment-parts", experiment_11=stub)
+    with pytest.raises(AssertionError, match="experiment: not written yet [(]write it here[)]"):
+        BOOK.visible("experiment-parts", experiment_11=stub, my_train_on=stub)
+
+
+def test_a_good_experiment_is_told_that_grading_has_more(capsys):
+    homework_6.experiment(BOOK.names["experiment_11"], BOOK.names["train_on"], BOOK.names["my_train_on"])
+    assert "so far: grading has other broken functions" in capsys.readouterr().out
+
+
+LETTERS = [(1, {1: "a", 2: "a", 3: "b", 4: "c"}), (2, {5: "c", 6: "b", 7: "a", 8: "a"}), (3, {9: "b", 11: "a"})]
+
+
+@pytest.mark.parametrize("number, letters", LETTERS)
 def test_wrong_diagnoses(number, letters):
-    BOOK.refuses(f"diagnosis-{number}", "not all of them are the cause", **{f"diagnosis_{number}": lambda: letters})
-    BOOK.refuses(
-        f"diagnosis-{number}", 'expected "a", "b" or "c"', **{f"diagnosis_{number}": lambda: letters | {1: "x"}}
-    )
-    BOOK.refuses(f"diagnosis-{number}", "a dictionary", **{f"diagnosis_{number}": lambda: "abc"})
+    def refused(hint, said):
+        BOOK.refuses(f"diagnosis-{number}", hint, **{f"diagnosis_{number}": lambda: said})
+
+    *others, last = letters
+    refused("not all of them are the cause", letters)
+    refused('expected "a", "b" or "c"', letters | {last: "x"})
+    refused("a dictionary", "abc")
+    refused("without quotes; got '", {str(key): letter for key, letter in letters.items()})
+    refused("exhibit 10 is not asked for here", letters | {10: "a"})
+    refused(f"exhibit {last} is missing: expected the keys .*{last}$", {key: letters[key] for key in others})
+    refused("is missing", {key + 20: letter for key, letter in letters.items()})
+
+
+@pytest.mark.parametrize("number, letters", LETTERS)
+def test_letters_are_not_judged_before_grading(number, letters):
+    BOOK.visible(f"diagnosis-{number}", **{f"diagnosis_{number}": lambda: letters})

@@ -50,8 +50,8 @@ def train_with_average(ask: Probe) -> None:
     x, y = normal(6, 1), normal(6, 1, seed=1)
     batches = list(zip(x.split(2), y.split(2), strict=True))
 
-    def run(answer, batches, decay):
-        model, ema = _line(0.5), _line(0.5)
+    def run(answer, batches, decay, begin=0.5):
+        model, ema = _line(0.5), _line(begin)
         losses = answer(model, ema, torch.optim.SGD(model.parameters(), lr=0.2), batches, decay)
         return None if losses is None else [model.weight.item(), ema.weight.item(), len(losses)]
 
@@ -64,3 +64,7 @@ def train_with_average(ask: Probe) -> None:
     ask.near(ema, 0.5, "with decay 1 the average must stay where it began")
     model, ema, _ = ask(batches[:1], 0.9, run=run)
     ask.near(ema, 0.5 + 0.1 * (model - 0.5), "after one step, decay 0.9 must take the average a tenth of the way")
+    ends = [ask(batches, 0.5, begin, run=run)[1] for begin in (0.0, 1.0)]
+    left = ends[1] - ends[0]
+    hint = f"{left:.3g} of where the average began is left after 3 steps, and each should leave a half: do all move it?"
+    ask.near(left, 0.125, hint)
