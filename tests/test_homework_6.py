@@ -471,7 +471,7 @@ def averaged(order="after", share=lambda d: 1 - d, zero=True, trains=True):
         ("must be the model itself", averaged("before")),
         ("must be the model itself", averaged("never")),
         ("must be the model itself", averaged(share=lambda d: d)),
-        ("0.5 of where the average began is left after 3 steps", averaged("once")),
+        ("0.5 of the average.s first value is left after 3 steps", averaged("once")),
         ("not trained", averaged(trains=False)),
         ("zero_grad is gone", averaged(zero=False)),
         ("returned None", lambda *arguments: averaged()(*arguments) and None),
@@ -482,7 +482,7 @@ def test_wrong_averages(hint, answer):
 
 
 def test_an_average_after_the_loop_is_seen_before_grading():
-    with pytest.raises(AssertionError, match="do all move it"):
+    with pytest.raises(AssertionError, match="each should halve it"):
         BOOK.visible("train-with-average", my_train_with_average=averaged("once"))
 
 
@@ -618,3 +618,4 @@ def test_wrong_diagnoses(number, letters):
 @pytest.mark.parametrize("number, letters", LETTERS)
 def test_letters_are_not_judged_before_grading(number, letters):
     BOOK.visible(f"diagnosis-{number}", **{f"diagnosis_{number}": lambda: letters})
+    BOOK.refuses(f"diagnosis-{number}", "expected your function itself, got dict", **{f"diagnosis_{number}": letters})

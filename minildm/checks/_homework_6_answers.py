@@ -69,10 +69,10 @@ def _try(ask, function, stubs, optimizers):
         return None
 
 
-def choice(answer: Callable | dict, exhibits: Sequence[int] = (), *, strict: bool | None = None) -> Outcome:
+def choice(answer: Callable, exhibits: Sequence[int] = (), *, strict: bool | None = None) -> Outcome:
     """Whether each exhibit asked for has a letter; which letters are right is found when the homework is graded.
 
-    answer: a function that returns a dictionary, number of the exhibit -> "a", "b" or "c", or the dictionary itself.
+    answer: `answer()` -> a dictionary, number of the exhibit -> "a", "b" or "c".
     exhibits: the numbers asked for; none given: any.
     """
 
@@ -89,7 +89,7 @@ def choice(answer: Callable | dict, exhibits: Sequence[int] = (), *, strict: boo
             ask.need(known, f"exhibit {number} is not asked for here: expected the keys {_row(exhibits)}")
             ask.need(letter in ("a", "b", "c"), f'expected "a", "b" or "c" for exhibit {number}, got {letter!r}')
 
-    return choice(answer if callable(answer) else (lambda: answer), strict=strict)
+    return choice(answer, strict=strict)
 
 
 def _row(numbers):

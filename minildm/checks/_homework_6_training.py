@@ -66,5 +66,5 @@ def train_with_average(ask: Probe) -> None:
     ask.near(ema, 0.5 + 0.1 * (model - 0.5), "after one step, decay 0.9 must take the average a tenth of the way")
     ends = [ask(batches, 0.5, begin, run=run)[1] for begin in (0.0, 1.0)]
     left = ends[1] - ends[0]
-    hint = f"{left:.3g} of where the average began is left after 3 steps, and each should leave a half: do all move it?"
+    hint = f"{left:.3g} of the average's first value is left after 3 steps; each should halve it: is each followed?"
     ask.near(left, 0.125, hint)
