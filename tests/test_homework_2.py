@@ -1,11 +1,15 @@
 """Homework 2: right but unusual answers pass, wrong ones are caught with a hint that fits."""
 
+import warnings
+
+import nbformat
 import numpy as np
 import pytest
 import torch
 from homework import Assignment
 
-from minildm import NoiseSchedule
+from minildm import NoiseSchedule, homework, samplers
+from minildm.checks import CheckFailed, homework_2
 
 BOOK = Assignment("2_schedules")
 
@@ -54,9 +58,9 @@ def brightness(apart=2 / 3, many=lambda n: 3 * n * n, power=1, root=lambda n: n*
 @pytest.mark.parametrize(
     "hint, answer",
     [
-        ("thousand pictures", brightness(1 / 3)),
-        ("thousand pictures", brightness(2)),
-        ("thousand pictures", brightness(many=lambda n: n * n)),
+        ("greys lie at -1/3 and .1/3: how far", brightness(1 / 3)),
+        ("likely: compare with a thousand pictures", brightness(2)),
+        ("three channels.*thousand pictures", brightness(many=lambda n: n * n)),
         ("nine times as many", brightness(many=lambda n: 3 * n)),
         ("nine times as many", brightness(root=lambda n: n)),
         ("nine times as many", brightness(many=lambda n: 1)),
@@ -101,6 +105,8 @@ def stretched(root=0.5, first=True, wanted=0.5):
         ("first value stays|is to be `last`", lambda left, last: stretched()(left, last) ** 0.5),
         ("package's own|shape|raised", lambda left, last: package_s(left)),
         ("no root", lambda left, last: stretched()(left, 0.0)),
+        ("a line over the \\*steps", lambda left, last: np.linspace(left[0], last, len(left))),
+        ("a line over the \\*steps", lambda left, last: np.linspace(left[0] ** 0.5, last**0.5, len(left)) ** 2),
     ],
 )
 def test_a_wrong_end_is_caught(hint, answer):
@@ -131,14 +137,51 @@ def sampled(square=2, clean=True, start=lambda p: 1.0, turn=1, wiener=lambda a, 
     return answer
 
 
+def by_lesson_04(levels=lambda left, t: left[t] ** 0.5, noise=lambda left, t: (1 - left[t]) ** 0.5, one_below=False):
+    """As lesson 04's ddim_step has it: eps from the denoiser's x0_hat first, and x0_hat from eps again."""
+
+    def answer(power, left, timesteps):
+        x = np.ones(len(power))
+        for k, t in enumerate(timesteps):
+            a, s = levels(left, t), noise(left, t)
+            eps_hat = (x - a * (a * power / (a * a * power + s * s) * x)) / s
+            ended = k + 1 == len(timesteps)
+            then = t - 1 if one_below else timesteps[k + 1 - ended]
+            b, r = (1, 0) if ended else (levels(left, then), noise(left, then))
+            x = b * (x - s * eps_hat) / a + r * eps_hat
+        return x**2
+
+    return answer
+
+
+def whole(left, t):
+    return left[t]
+
+
+def by_the_package(power, left, timesteps):
+    left = torch.tensor(left)
+    schedule, x = NoiseSchedule(left.sqrt(), (1 - left).sqrt(), "x_0"), torch.ones(1, 1, 1, len(power)).double()
+    *_, last = samplers.ddim(lambda x_t, t: x_t, schedule, x, timesteps=list(timesteps))
+    return last.x_t.flatten() ** 2
+
+
 @pytest.mark.parametrize(
     "hint, answer",
     [
+        ("signal 0.*divides by the signal", by_lesson_04()),
+        ("the next one of the list", by_lesson_04(one_below=True)),
+        ("where its root, the signal, belongs", by_lesson_04(levels=whole)),
+        ("where its root, the signal, belongs", by_lesson_04(levels=whole, noise=lambda left, t: 1 - left[t])),
+        (
+            "where its root, the signal, belongs",
+            by_lesson_04(levels=whole, noise=lambda left, t: (1 - left[t] ** 2) ** 0.5),
+        ),
+        ("leaves the work to the package", by_the_package),
         ("variances, not roots|the square", sampled(square=1)),
         ("after the last the clean picture|variance is signal²|clean picture", sampled(clean=False)),
         ("whatever the power|variance is signal²|DDIM step|2,000 calls", sampled(start=np.sqrt)),
         ("go down from noise|two calls|DDIM step", sampled(turn=-1)),
-        ("divide by the signal|variance is signal²", sampled(wiener=lambda a, p: a * a * p / (a * a * p + 1 - a * a))),
+        ("does not divide by the signal", sampled(wiener=lambda a, p: a * a * p / (a * a * p + 1 - a * a))),
         (
             "without their squares|variance is signal²",
             sampled(wiener=lambda a, p: a * p / (a * p + (1 - a * a) ** 0.5)),
@@ -192,7 +235,7 @@ def of(schedule):
         ("between 0 and 1", lambda steps: 1 - line(8, -10, 0.0)(steps)),
         ("400 numbers", lambda steps: line(8, -10, 0.0)(1000)),
         (
-            "middle waves off",
+            "waves are off",
             lambda steps: np.concatenate([line(9, 6)(steps // 2), line(6, -40)(steps - steps // 2)]),
         ),
         ("fine waves", line(6, -10, 0.0)),
@@ -203,7 +246,37 @@ def test_a_wrong_schedule_is_caught(hint, answer):
 
 
 @pytest.mark.parametrize(
+    "hint, answer",
+    [
+        ("25 calls in 1000 steps the coarse waves are off by -0.9", of(NoiseSchedule.cosine)),
+        ("fine waves are off by -2", of(lambda steps: NoiseSchedule.cosine(steps, shift=4))),
+        ("coarse waves are off", lambda steps: np.linspace(0.9999, 0, steps)),
+        ("waves are off", line(6, -14.7)),
+    ],
+)
+def test_what_is_in_sight_measures_the_waves(hint, answer):
+    with pytest.raises(CheckFailed, match=hint):
+        BOOK.visible("my-schedule", my_schedule=answer)
+
+
+@pytest.mark.parametrize(
     "answer", [line(8, -10, 0.0), line(8.5, -9, 0.0), lambda steps: torch.tensor(line(9, -10, 1e-9)(steps)).float()]
 )
 def test_different_schedules_pass(answer):
     BOOK.accepts("my-schedule", my_schedule=answer)
+
+
+def test_a_right_answer_that_overflows_far_out_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert homework_2.levels(lambda x: ((1 / (1 + np.exp(-x))) ** 0.5, (1 / (1 + np.exp(x))) ** 0.5))
+
+
+def test_what_is_handed_out_runs_to_its_end(tmp_path, capsys):
+    """Cells after a part that is not written say so, and do not stop the notebook."""
+    homework.release(tmp_path, only=["2"])
+    names = {"__name__": "__main__"}
+    for cell in nbformat.read(tmp_path / BOOK.path.name, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, "<cell>", "exec"), names)
+    assert capsys.readouterr().out.count("not written yet") == 5 + 5
