@@ -1,7 +1,9 @@
 """Visible checks of homework 6, the bug museum: what must hold of a repaired function, however it is written."""
 
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -176,15 +178,15 @@ def to_pictures(ask: Probe) -> None:
 class Stateful:
     """A scheduler that counts its steps: its results depend on how often it was called."""
 
-    def __init__(self, timesteps):
+    def __init__(self, timesteps: Sequence[int]):
         self.timesteps, self.calls = timesteps, []
 
-    def step(self, prediction, x_t):
+    def step(self, prediction: torch.Tensor, x_t: torch.Tensor) -> SimpleNamespace:
         self.calls.append((prediction, x_t))
         k = len(self.calls)
         return SimpleNamespace(x_0=prediction * k, x_t=x_t + k * prediction)
 
-    def __getattr__(self, name):  # only for what is not there
+    def __getattr__(self, name: str) -> Any:  # only for what is not there
         raise AttributeError(f"this scheduler has no {name!r}: use only `step` and `timesteps`")
 
 
