@@ -56,7 +56,7 @@ times are recorded steps, times CPU seconds a step measured live. Where another 
 distance is from a set of pictures to real ones, lower is better.
 
 **Intervals.** Brackets are 95 % intervals, but for C07, C17 and C18, where they are the lowest and the highest of three
-or four runs. ± is the standard deviation over seeds where a row names seeds, else one standard error (C19, C20).
+or four runs. ± is the standard deviation over seeds where a row names seeds, else one standard error (C08, C19, C20).
 """
 
 

@@ -117,10 +117,9 @@ def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[dict[st
         tensors[key] = tensor
         if tensor.is_floating_point():
             stored_as = torch.float16 if dtype.itemsize == 1 and tensor.ndim < 2 else dtype
-            if not (
-                tensor.abs() <= torch.finfo(stored_as).max
-            ).all():  # float8 turns what is too large into its largest
-                found = f"values up to {tensor.abs().max():.3g}"
+            sizes = tensor.abs()
+            if not (sizes <= torch.finfo(stored_as).max).all():  # float8 turns what is too large into its largest
+                found = f"values up to {sizes.max():.3g}"
                 raise ValueError(
                     f"{key} has {found}, which {stored_as} cannot hold; store it as torch.float32, or retrain"
                 )

@@ -4,12 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ._probe import Probe, probe
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Normal numbers in float64, the same for the same seed."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from ._probe import Probe, normal, probe
 
 
 def _line(slope):

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from ._check import PATIENCE
-from ._compare import array, gap
+from ._compare import NOTHING, array, gap
 from ._guard import Function, call, look_at
 from ._outcome import CheckFailed, Outcome, settle
 
@@ -49,7 +50,7 @@ class Probe:
         with np.errstate(all="ignore"):  # the extremes asked for overflow in right answers, too; wrong ones get a hint
             result = call(self._answer, arguments, self._deadline, run, self._own)
         if result is None:
-            raise CheckFailed("your function returned None: is there a return?")
+            raise CheckFailed(NOTHING)
         return result
 
     def need(self, fact: Any, hint: str) -> None:
@@ -66,6 +67,11 @@ class Probe:
         __tracebackhide__ = True
         _, complaint = gap(found, expected, tolerance)
         self.need(not complaint, f"{complaint}\nlikely: {hint}")
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Normal numbers in float64, the same for the same seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def _numbers(found):

@@ -4,13 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ._probe import Probe, probe
+from ._probe import Probe, normal, probe
 
 BUDGET = (130_000, 170_000)  # parameters of an autoencoder in part 1
-
-
-def _normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @probe()
@@ -45,8 +41,8 @@ def _latent(f, c, found):
 def split_error(ask: Probe) -> None:
     """Part 2: `answer(x, x_hat, f)`, pictures (b, c, h, w) -> the error below and above, two of shape (b,)."""
     for b, c, h, w, f in ((2, 3, 16, 8, 2), (1, 1, 24, 24, 4), (3, 2, 8, 32, 4), (2, 1, 12, 18, 1)):
-        x = _normal(b, c, h, w)
-        x_hat = x + _normal(b, c, h, w, seed=1) * torch.arange(1, b + 1).view(-1, 1, 1, 1)
+        x = normal(b, c, h, w)
+        x_hat = x + normal(b, c, h, w, seed=1) * torch.arange(1, b + 1).view(-1, 1, 1, 1)
 
         def parts(error, x=x, f=f):
             return ask(x, x + error, f, run=lambda answer, *case: torch.stack(tuple(answer(*case))))
@@ -77,7 +73,7 @@ def split_error(ask: Probe) -> None:
 def channel_units(ask: Probe) -> None:
     """Part 3: `answer(z)`, latents (n, c, h, w) -> the mean and spread of each channel, (1, c, 1, 1) each."""
     for n, c, h, w in ((3, 2, 4, 5), (2, 4, 3, 2), (5, 1, 2, 2)):
-        z = _normal(n, c, h, w) * torch.arange(1, c + 1).view(-1, 1, 1) + torch.arange(c).view(-1, 1, 1) - 7
+        z = normal(n, c, h, w) * torch.arange(1, c + 1).view(-1, 1, 1) + torch.arange(c).view(-1, 1, 1) - 7
         both = ask.raw(z)
         ask.need(isinstance(both, tuple | list) and len(both) == 2, "expected two results: the means, the spreads")
         mean, std = (torch.as_tensor(one) for one in both)
@@ -95,7 +91,7 @@ def channel_units(ask: Probe) -> None:
 def decoder_gain(ask: Probe) -> None:
     """Part 4: `answer(decode, z, sigma, eps)`, latents (b, c, h, w) -> RMS change of pixels by sigma, (b,)."""
     for b, c, h, w, sigma in ((2, 3, 2, 4, 0.1), (3, 1, 3, 2, 0.5), (1, 4, 5, 2, 2.0)):
-        z, eps = _normal(b, c, h, w), _normal(b, c, h, w, seed=1)
+        z, eps = normal(b, c, h, w), normal(b, c, h, w, seed=1)
 
         def linear(z):
             return (3 * z + 1).repeat_interleave(2, 2)

@@ -6,11 +6,7 @@ import torch
 from minildm.attention import mean_map
 from minildm.guidance import guided as package_guided
 
-from ._probe import Probe, probe
-
-
-def _normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from ._probe import Probe, normal, probe
 
 
 @probe()
@@ -47,7 +43,7 @@ def _model(x_t, t, context):
 def guided_over_time(ask: Probe) -> None:
     """Part 2: `answer(model, scale_of, words, empty)` -> denoise(x_t, t), guided by scale_of(t) in each picture."""
     for b, shape, n in ((1, (2, 3, 4), 2), (3, (1, 2, 5), 4), (2, (2, 2, 3), 3)):
-        x_t, words, empty = _normal(b, *shape), _normal(b, n, 5, seed=1), _normal(b, n, 5, seed=2)
+        x_t, words, empty = normal(b, *shape), normal(b, n, 5, seed=1), normal(b, n, 5, seed=2)
         t = torch.arange(b) * 2 + 1
         with_words, without = _model(x_t, t, words), _model(x_t, t, empty)
         asked = []
@@ -87,7 +83,7 @@ def _dots(one, other):
 def perpendicular(ask: Probe) -> None:
     """Part 4: `answer(with_words, with_negative, without, scale, away)`, (b, c, h, w) three times -> the guided one."""
     for b, shape, scale, away in ((2, (2, 3, 4), 3.0, 2.0), (3, (1, 2, 5), 1.0, 1.0), (1, (4, 2, 2), 6.0, 0.5)):
-        without, wanted, other = (_normal(b, *shape, seed=k) for k in range(3))
+        without, wanted, other = (normal(b, *shape, seed=k) for k in range(3))
         aside = other - (_dots(other, wanted) / _dots(wanted, wanted)).view(-1, 1, 1, 1) * wanted
         plain = without + scale * wanted
 
@@ -105,7 +101,7 @@ def perpendicular(ask: Probe) -> None:
         kept = _dots(torch.from_numpy(found(other)) - without, wanted) / _dots(wanted, wanted)
         hint = "along what the words ask for, each picture must go `scale` times the way, whatever the negative prompt"
         ask.near(kept, torch.full_like(kept, scale), hint)
-    silent = _normal(2, 1, 2, 3)
+    silent = normal(2, 1, 2, 3)
     hint = "where the words change nothing, all of the negative prompt is at right angles to them"
     result = ask(silent, silent + 1, silent, 3.0, 1.0)
     ask.near(result, silent - 1, hint)
@@ -115,7 +111,7 @@ def perpendicular(ask: Probe) -> None:
 def word_region(ask: Probe) -> None:
     """Part 5: `answer(maps, words, size, share)`, a list of (b, heads, places, tokens) -> (b, 1, h, w), 0 or 1."""
     for b, (h, w), layers, m in ((2, (4, 8), ((4, 8), (2, 4)), 5), (1, (6, 6), ((3, 3), (6, 6), (2, 2)), 4)):
-        maps = [_normal(b, 2 + k, rows * columns, m, seed=k).softmax(-1) for k, (rows, columns) in enumerate(layers)]
+        maps = [normal(b, 2 + k, rows * columns, m, seed=k).softmax(-1) for k, (rows, columns) in enumerate(layers)]
         for share in (0.25, 0.5):
             region = ask(maps, [1, 2], (h, w), share)
             ask.need(region.shape == (b, 1, h, w), f"expected shape {(b, 1, h, w)}, got {region.shape}")
@@ -152,7 +148,7 @@ def local_edit(ask: Probe) -> None:
         return states[-1]
 
     for shape, path in (((1, 2, 3, 4), [9, 5, 2]), ((2, 1, 4, 2), [7]), ((3, 3, 2, 5), [8, 6, 4, 1])):
-        x_T = _normal(*shape)
+        x_T = normal(*shape)
         asked = {"source": [], "target": []}
 
         def denoiser(name, asked=asked):

@@ -86,7 +86,7 @@ def figures(out: Path, format: str = "stored", lessons: Sequence[str] = ()) -> l
         print(f"[{number} of {len(paths)}] {path.stem}: ", end="", flush=True)
         try:
             notebook = json.loads(path.read_text(encoding="utf-8"))
-            found = list(_of(notebook if format == "stored" else _run(path, format)))
+            found = list(_of(notebook if format == "stored" else _run(path, notebook, format)))
         except RuntimeError as error:
             failed.append(path.stem)
             print(f"did not run: {error}")
@@ -102,16 +102,15 @@ def figures(out: Path, format: str = "stored", lessons: Sequence[str] = ()) -> l
 
 def _chosen(lessons) -> list[Path]:
     there = _lessons.lessons(_lessons.shipped())
-    chosen = {path for one in lessons for path in there if path.stem.startswith(one.removesuffix(".ipynb"))}
-    unknown = [one for one in lessons if not any(path.stem.startswith(one.removesuffix(".ipynb")) for path in there)]
-    if unknown:
-        raise ValueError(f"there is no lesson {unknown[0]!r}; there are: {', '.join(path.stem for path in there)}")
-    return [path for path in there if path in chosen or not lessons]
+    meant = {one: [path for path in there if path.stem.startswith(one.removesuffix(".ipynb"))] for one in lessons}
+    for one, paths in meant.items():
+        if not paths:
+            raise ValueError(f"there is no lesson {one!r}; there are: {', '.join(path.stem for path in there)}")
+    return [path for path in there if not lessons or any(path in paths for paths in meant.values())]
 
 
-def _run(path: Path, format: str) -> dict:
+def _run(path: Path, lesson: dict, format: str) -> dict:
     """A lesson after a run in which all figures come in this format; RuntimeError where a cell fails."""
-    lesson = json.loads(path.read_text(encoding="utf-8"))
     source = FIRST.format(format={"png": "retina"}.get(format, format))
     first = {"cell_type": "code", "execution_count": None, "id": "figures", "metadata": {}, "outputs": []}
     with tempfile.TemporaryDirectory() as folder:

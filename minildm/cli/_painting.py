@@ -211,8 +211,7 @@ def evaluate(
 
     split: "train", "heldout" or "both".  language: "en", "zh" or "both".  how: goes to the pipeline.
     """
-    splits = ["train", "heldout"] if split == "both" else [split]
-    languages = ["en", "zh"] if language == "both" else [language]
+    splits, languages = asked(split, language)
     if json_file is not None:
         check_file(json_file, [".json"])
     pipe = load(model)
@@ -232,6 +231,12 @@ def evaluate(
     if json_file is not None:
         print(f"written: {json_file}")
     return reports
+
+
+def asked(split: str, language: str) -> tuple[list[str], list[str]]:
+    """The splits and the languages that two options of `minildm evaluate` ask for; "both" is one of each."""
+    splits = ["train", "heldout"] if split == "both" else [split]
+    return splits, ["en", "zh"] if language == "both" else [language]
 
 
 def check_file(path: Path, endings: Iterable[str]) -> None:

@@ -15,8 +15,6 @@ from minildm.pipeline import LatentDiffusion
 
 FORMAT = "minildm submission 1"
 MARKS = "wrong", "right", "right and alike"  # by the digit that stands for a picture
-SPLITS = {"both": ["train", "heldout"]}
-LANGUAGES = {"both": ["en", "zh"]}
 
 
 def submit(path: Path, model: str, split: str = "both", language: str = "en", **protocol: object) -> dict:
@@ -26,7 +24,7 @@ def submit(path: Path, model: str, split: str = "both", language: str = "en", **
     The record names no time and no machine, so a second run writes the same.
     """
     painting.check_file(path, [".json"])
-    record = measure(model, SPLITS.get(split, [split]), LANGUAGES.get(language, [language]), **protocol)
+    record = measure(_pipeline(model), model, *painting.asked(split, language), **protocol)
     storage.write_text(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     print(*_table(record), f"written: {path}", sep="\n")
     return record
@@ -40,14 +38,15 @@ def verify(path: Path, model: str | None = None) -> list[str]:
     """
     record = read(path)
     model = record["model"]["name"] if model is None else model
-    found = fingerprint(_pipeline(model))
+    pipe = _pipeline(model)
+    found = fingerprint(pipe)
     if found != record["model"]["sha256"]:
         raise ValueError(
             f"{model} is not the model of {path.name}: expected sha256 {record['model']['sha256'][:12]}…, got "
             f"{found[:12]}…; name the right one with --model"
         )
     splits, languages = (list(dict.fromkeys(one[key] for one in record["results"])) for key in ("split", "language"))
-    again = measure(model, splits, languages, **record["protocol"])
+    again = measure(pipe, model, splits, languages, **record["protocol"])
     different = list(differences(record, again))
     print(*_table(again), *different, sep="\n")
     print(
@@ -56,9 +55,8 @@ def verify(path: Path, model: str | None = None) -> list[str]:
     return different
 
 
-def measure(model: str, splits: list[str], languages: list[str], **protocol: object) -> dict:
-    """The record of a model, as JSON can hold it; in float32 on the CPU, where all machines agree up to rounding."""
-    pipe = _pipeline(model)
+def measure(pipe: LatentDiffusion, model: str, splits: list[str], languages: list[str], **protocol: object) -> dict:
+    """The record of a pipeline, loaded from `model`, as JSON can hold it."""
     if protocol.get("guidance") is None:
         protocol["guidance"] = pipe.guidance
     how = {key: protocol[key] for key in ("steps", "guidance", "sampler")}
@@ -156,6 +154,7 @@ def _mark(one: geneval.Picture) -> int:
 
 
 def _pipeline(model: str) -> LatentDiffusion:
+    """In float32 on the CPU, where all machines agree up to rounding."""
     return painting.load(model).to("cpu", torch.float32)
 
 

@@ -89,18 +89,13 @@ def _generate(root: Path, notebooks: list[Path]) -> list[Path]:
     with _surroundings():
         for path in notebooks:
             place = root / "source" / path.stem / path.name
-            storage.write_bytes(_parent(place), path.read_bytes())
+            storage.write_bytes(place, path.read_bytes())
             said = api(config=settings).generate_assignment(path.stem, force=True, create=True)
             target = root / "release" / path.stem / path.name
             if not said["success"] or not target.is_file():
                 raise ValueError(f"nbgrader could not release {path.stem}: {said.get('log') or said.get('error')}")
             made.append(target)
     return made
-
-
-def _parent(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _page(name: str, notebooks: Sequence[Path] = ()) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from minildm.optional import require
 
 from ._figures import BLUE, ORANGE
-from ._pictures import Figure
+from ._pictures import Axes, Figure
 
 _FILLS = (  # the first word that a layer's name holds says its colour
     ("attention", "#F6DDEB"),
@@ -102,9 +102,9 @@ def _draw(axis, block):
     axis.text(0, 0, block.begin, ha="center", va="center", fontsize=10)
     axis.text(0, bottom, block.end or "out", ha="center", va="center", fontsize=10)
     for number, part in enumerate(block.parts):
-        _arrow(axis, (0, -number - _reach(block.parts, number - 1)), (0, -number - 1 + _reach(block.parts, number)))
+        arrow(axis, (0, -number - _reach(block.parts, number - 1)), (0, -number - 1 + _reach(block.parts, number)))
         _part(axis, 0, -number - 1, part, number in block.new)
-    _arrow(axis, (0, bottom + 1 - _reach(block.parts, len(block.parts) - 1)), (0, bottom + 0.25))
+    arrow(axis, (0, bottom + 1 - _reach(block.parts, len(block.parts) - 1)), (0, bottom + 0.25))
     for number, beside in block.beside.items():
         _inputs(axis, block, number, _names(beside))
     for first, joint, *words in block.around:
@@ -142,18 +142,19 @@ def _inputs(axis, block, number, names):
     for name in reversed(names):
         x = target + 0.6 + _HALF
         _part(axis, x, y, name, new)
-        _arrow(axis, (x - _HALF, y), (target, y), ORANGE if new else "0.35")
+        arrow(axis, (x - _HALF, y), (target, y), ORANGE if new else "0.35")
         target = x + _HALF
 
 
 def _path(axis, start, end, words=""):
     x = -_HALF - 0.45
     axis.plot([0, x, x], [start, start, end], color=BLUE, lw=1.6, solid_joinstyle="round", zorder=1)
-    _arrow(axis, (x, end), (-0.25, end), BLUE, 1.6)
+    arrow(axis, (x, end), (-0.25, end), BLUE, 1.6)
     if words:
         axis.text(x - 0.15, (start + end) / 2, words, ha="right", va="center", fontsize=9.5, color=BLUE, rotation=90)
 
 
-def _arrow(axis, start, end, colour="0.35", width=1.0):
-    arrow = {"arrowstyle": "-|>", "color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9}
-    axis.annotate("", end, start, arrowprops=arrow, zorder=2)
+def arrow(axis: Axes, start: tuple, end: tuple, colour: str = "0.35", width: float = 1.0) -> None:
+    """An arrow with a filled head from one point to another, in data coordinates."""
+    look = {"arrowstyle": "-|>", "color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9}
+    axis.annotate("", end, start, arrowprops=look, zorder=2)

@@ -6,7 +6,8 @@ from torch import Tensor
 from minildm.images import Images
 from minildm.optional import require
 
-from ._figures import BLUE, GREEN, ORANGE, PURPLE, matches, outline, outlines
+from ._blocks import arrow
+from ._figures import BLUE, GREEN, ORANGE, PURPLE, SKY, matches, outline, outlines
 from ._pictures import Figure, array
 
 _HALF, _TALL, _ACROSS = 0.85, 0.56, 10.2  # of a box: half its width, and its height; how wide the U is
@@ -26,7 +27,7 @@ def u_2015(channels: tuple[int, ...] = (64, 128, 256, 512, 1024)) -> Figure:
         left, right = _places(level, bottom)
         _box(axis, left, -level, f"down[{level - 1}]" if level else "first", BLUE)
         if level:
-            _arrow(axis, (_places(level - 1, bottom)[0], 1 - level - _TALL / 2), (left, -level + _TALL / 2))
+            arrow(axis, (_places(level - 1, bottom)[0], 1 - level - _TALL / 2), (left, -level + _TALL / 2))
             middle = (left + _places(level - 1, bottom)[0]) / 2
             axis.text(
                 middle - (0.3 if level < bottom else 0.7), 0.5 - level, "max pool", ha="right", va="center", fontsize=9
@@ -36,18 +37,18 @@ def u_2015(channels: tuple[int, ...] = (64, 128, 256, 512, 1024)) -> Figure:
             _box(axis, right, -level, f"up[{level}]", GREEN)
             axis.plot(joint, -level, "o", ms=15, mfc="white", mec="0.35", zorder=3)
             axis.text(joint, -level, "cat", ha="center", va="center", fontsize=9, zorder=4)
-            _arrow(axis, (left + _HALF, -level), (joint - 0.2, -level), ORANGE, 2)
-            _arrow(axis, (joint + 0.2, -level), (right - _HALF, -level))
+            arrow(axis, (left + _HALF, -level), (joint - 0.2, -level), ORANGE, 2)
+            arrow(axis, (joint + 0.2, -level), (right - _HALF, -level))
             below = _places(level + 1, bottom)[1]
-            _arrow(axis, (below, -level - 1 + _TALL / 2), (joint, -level - 0.18), GREEN, 1.6)
+            arrow(axis, (below, -level - 1 + _TALL / 2), (joint, -level - 0.18), GREEN, 1.6)
             axis.text((below + joint) / 2 + 0.35, -level - 0.5, f"grow[{level}]", va="center", fontsize=9, color=GREEN)
     axis.text(_ACROSS / 2 - 0.6, 0.1, "skip", ha="center", va="bottom", fontsize=10, color="#9A6A00")
     for x, words in ((-_HALF - 0.75, "x"), (_ACROSS + _HALF + 2.8, "out")):
         axis.text(x, 0, words, ha="center", va="center", fontsize=10)
-    _arrow(axis, (-_HALF - 0.5, 0), (-_HALF, 0))
-    _arrow(axis, (_ACROSS + _HALF, 0), (_ACROSS + _HALF + 0.35, 0))
+    arrow(axis, (-_HALF - 0.5, 0), (-_HALF, 0))
+    arrow(axis, (_ACROSS + _HALF, 0), (_ACROSS + _HALF + 0.35, 0))
     _box(axis, _ACROSS + _HALF + 1.0, 0, "head", PURPLE, 0.65)
-    _arrow(axis, (_ACROSS + _HALF + 1.65, 0), (_ACROSS + _HALF + 2.4, 0))
+    arrow(axis, (_ACROSS + _HALF + 1.65, 0), (_ACROSS + _HALF + 2.4, 0))
     axis.set(xlim=(-3.6, _ACROSS + 4.0), ylim=(-bottom - 0.45, 0.5))
     axis.set_title("2015: the left arm finds what is there, the orange skips say where")
     axis.axis("off")
@@ -67,11 +68,6 @@ def _box(axis, x, y, words, colour, half=_HALF):
     corner = (x - half, y - _TALL / 2)
     axis.add_patch(patches.FancyBboxPatch(corner, 2 * half, _TALL, style, fc=colour, ec="none", alpha=0.25, zorder=2))
     axis.text(x, y, words, ha="center", va="center", fontsize=10, zorder=4, family="monospace")
-
-
-def _arrow(axis, start, end, colour="0.35", width=1.1):
-    arrow = {"arrowstyle": "-|>", "color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9}
-    axis.annotate("", end, start, arrowprops=arrow, zorder=2)
 
 
 def targets(
@@ -98,7 +94,7 @@ def targets(
         axis.axis("off")
     ends = np.array(line, float)
     for axis in axes:
-        axis.plot(*ends.T, color="#56B4E9", lw=2)
+        axis.plot(*ends.T, color=SKY, lw=2)
     count = int(np.linalg.norm(ends[1] - ends[0])) + 1
     columns, rows = np.linspace(*ends, count).round().astype(int).T
     inside, deep, price = (array(one)[rows, columns] for one in (mask, depth, weight))
