@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,29 @@ def good_dice(a, b):
 
 def good_weight(d_1, d_2, w_0, sigma):
     return 1 + w_0 * np.exp(-((d_1 + d_2) ** 2) / (2 * sigma**2))
+
+
+def bell(over, height=lambda w: w):
+    return lambda a, b, w, s: 1 + height(w) * np.exp(-(over(a, b) ** 2) / (2 * s**2))
+
+
+def without_brackets(a, b):
+    with np.errstate(all="ignore"):
+        return 2 * (a & b).sum() / a.sum() + b.sum()
+
+
+def through(down, bottom, up):
+    """The size that comes out of a U whose blocks lose so many pixels."""
+
+    def answer(size, levels):
+        for _ in range(levels - 1):
+            size = (size - down) // 2
+        size -= bottom
+        for _ in range(levels - 1):
+            size = 2 * size - up
+        return size
+
+    return answer
 
 
 @pytest.mark.parametrize("check, answer", [(checks.dice, good_dice), (checks.border_weight, good_weight)])
@@ -43,6 +68,11 @@ def test_the_paper_s_own_size_passes(capsys):
         (checks.dice, lambda a, b: 2 * (a & b).sum() / (a | b).sum(), "never exceed 1"),
         (checks.dice, lambda a, b: (a & b).sum() / (a.sum() + b.sum()), "two equal masks must give 1"),
         (checks.dice, lambda a, b: (a == b).mean(), "foreground alone"),
+        (checks.dice, lambda a, b: 2 * (a == b).sum() / (a.sum() + b.sum()), "foreground alone"),
+        (checks.dice, lambda a, b: 2 * (a & b).sum() / (a.size + b.size), "these are all pixels"),
+        (checks.dice, lambda a, b: 2 * len(a & b) / (len(a) + len(b)), "these are all pixels"),
+        (checks.dice, without_brackets, "brackets are missing"),
+        (checks.dice, lambda a, b: 2 * (a and b).sum(), "for arrays use &"),
         (checks.border_weight, lambda a, b, w, s: 1 + w * np.exp(-(a + b) / (2 * s**2)), "not squared yet"),
         (checks.border_weight, lambda a, b, w, s: 1 + w * np.exp(-((a + b) ** 2) / s**2), "below the fraction bar"),
         (checks.border_weight, lambda a, b, w, s: 1 + w * np.exp(-((a + b) ** 2) / 2 * s**2), "brackets are missing"),
@@ -59,6 +89,31 @@ def test_the_paper_s_own_size_passes(capsys):
             lambda a, b, w, s: 1 + w / (s * (2 * np.pi) ** 0.5) * np.exp(-((a + b) ** 2) / (2 * s**2)),
             "the density of a normal distribution",
         ),
+        (checks.border_weight, bell(lambda a, b: a + b, height=lambda w: w - 1), r"at 0 is 1 \+ w_0"),
+        (checks.border_weight, lambda *case: np.maximum(1, good_weight(*case) - 1), "the larger of both"),
+        (checks.border_weight, lambda a, b, w, s: good_weight(a, b, w, s) - 1 + w, "is not multiplied by it"),
+        (checks.border_weight, lambda a, b, w, s: good_weight(a, b, w, 2**0.5 * s), "only sigma is squared"),
+        (checks.border_weight, bell(lambda a, b: a), "one of the two distances is missing"),
+        (checks.border_weight, bell(lambda a, b: b), "one of the two distances is missing"),
+        (checks.border_weight, bell(lambda a, b: a - b), "not over their difference"),
+        (
+            checks.border_weight,
+            lambda a, b, w, s: 1 + w * math.exp(-((a + b) ** 2) / (2 * s**2)),
+            "math take a single one",
+        ),
+        (checks.valid_size, through(2, 2, 2), "a block has two of them"),
+        (checks.valid_size, through(1, 1, 1), "a block has two of them"),
+        (checks.valid_size, through(4, 0, 4), "the block at the bottom"),
+        (checks.valid_size, through(0, 4, 4), "blocks of the way down"),
+        (checks.valid_size, through(4, 4, 0), "blocks of the way up"),
+        (
+            checks.valid_size,
+            lambda size, n: through(4, 0, 4)(size + 4, n) - 4 * 2 ** (n - 1),
+            "before the first pooling",
+        ),
+        (checks.valid_size, through(4, 4, 8), "doubled first"),
+        (checks.valid_size, lambda size, n: size - 4 * (2 * n - 1), "worth several above"),
+        (checks.valid_size, lambda size, n: 388, "write it for any size"),
         (checks.valid_size, lambda size, levels: size, "padded network"),
         (checks.valid_size, lambda size, levels: (size + 4) // 2 ** (levels - 1) - 8, "the map at the bottom"),
         (

@@ -83,6 +83,8 @@ def test_a_fraction_is_a_number():
         (lambda x, y: x + y[:, None, None].expand(-1, 9, 9), "two shapes do not go together"),
         (lambda x, y: exec("raise SystemExit(0)"), "your function raised SystemExit"),
         (lambda x, y: np.linalg.inv(np.zeros((2, 2))), "your function raised LinAlgError: Singular matrix"),
+        (lambda x, y: torch.nn.ModuleList()(x), "your function raised NotImplementedError(.|\n)*go through it"),
+        (lambda x, y: torch.softmax(x.long(), 0), "your function raised NotImplementedError(.|\n)*call .float"),
         (3.5, "expected your function itself, got float"),
         (torch.zeros(2), "expected your function itself, got Tensor"),
         (None, "expected your function itself, got NoneType"),

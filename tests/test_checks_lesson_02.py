@@ -29,7 +29,23 @@ def jump(share, rest=None, root=np.sqrt):
     def answer(x_s, eps, s, t, betas):
         a = share((1 - betas).cumprod(), s, t)
         noise = 1 - a if rest is None else rest((1 - betas).cumprod(), s, t)
-        return root(a) * x_s + root(noise) * eps
+        with np.errstate(invalid="ignore"):
+            return root(a) * x_s + root(noise) * eps
+
+    return answer
+
+
+def in_steps(x_s, eps, s, t, betas):
+    for k in range(s + 1, t + 1):
+        x_s = (1 - betas[k]) ** 0.5 * x_s + betas[k] ** 0.5 * eps
+    return x_s
+
+
+def jump_of(share):
+    def answer(x_s, eps, s, t, betas):
+        left = share(betas[s + 1 : t + 1])
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(left) * x_s + np.sqrt(1 - left) * eps
 
     return answer
 
@@ -58,6 +74,14 @@ def ratio(bar, s, t):
         (sliced(lambda s, t: slice(s, t)), r"a slice \[s:t\] begins with s"),
         (jump(ratio, rest=lambda bar, s, t: 1 - bar[t]), "noise counts from x_0"),
         (jump(ratio, rest=lambda bar, s, t: bar[s] - bar[t]), "shrinks along with the picture"),
+        (in_steps, "the same eps in each of several steps"),
+        (jump(lambda bar, s, t: bar[t - s]), "the first steps of the list"),
+        (jump(lambda bar, s, t: bar[t - s - 1]), "the first steps of the list"),
+        (jump_of(lambda betas: 1 - betas.sum()), "1 minus the sum of the betas"),
+        (jump_of(lambda betas: 1 - betas.prod()), "1 minus the product of the betas"),
+        (jump(lambda bar, s, t: bar[s] / bar[t]), "a share lies between 0 and 1"),
+        (jump(lambda bar, s, t: bar[t] - bar[s]), "a share lies between 0 and 1"),
+        (jump(lambda bar, s, t: bar[s] - bar[t]), "shares are not subtracted"),
     ],
 )
 def test_mistakes_in_a_jump_onward(wrong, hint):
@@ -74,6 +98,10 @@ def test_mistakes_in_a_jump_onward(wrong, hint):
         (lambda a, k: np.log(a / (1 - a)) - 2 * np.log(k), "with a sigmoid"),
         (lambda a, k: 1 - shifted(a, k), "that is the noise"),
         (lambda a, k: a / k**2, "itself is divided"),
+        (lambda a, k: a * k**2, "itself is multiplied"),
+        (lambda a, k: 1 / (1 + k * np.sqrt(1 / a - 1)), "a root too many"),
+        (lambda a, k: a / (k**2 * (1 - a) - a), "a sign below the fraction bar"),
+        (lambda a, k: a * (1 - 1 / k**2) / (1 + a * (1 - 1 / k**2)), "brackets are missing"),
     ],
 )
 def test_mistakes_in_a_shift(wrong, hint):
@@ -103,6 +131,12 @@ def first(reached):
         (lambda betas: np.where((1 - betas).cumprod() <= 0.5), "all t from there on"),
         (lambda betas: np.where((1 - betas).cumprod() <= 0.5)[0], "all t from there on"),
         (lambda betas: np.argwhere((1 - betas).cumprod() <= 0.5), "all t from there on"),
+        (lambda betas: int(np.argmax(1 - betas <= 0.5)), "a single step's alpha"),
+        (lambda betas: int(np.argmax((1 - betas).cumprod() >= 0.5)), "which way does the sign point"),
+        (lambda betas: int(((1 - betas).cumprod() <= 0.5).sum()), "how many stages come from there on"),
+        (lambda betas: int((1 - betas).cumprod().argmin()), "the last stage of all"),
+        (lambda betas: next(bar for bar in (1 - betas).cumprod() if bar <= 0.5), "the value at the stage"),
+        (lambda betas: next(b / (1 - b) for b in (1 - betas).cumprod() if b <= 0.5), "the value at the stage"),
     ],
 )
 def test_mistakes_in_half_noise(wrong, hint):

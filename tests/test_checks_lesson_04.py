@@ -53,6 +53,11 @@ def test_the_inversion_that_passes_undoes_a_step_of_ddim():
         (checks.trailing, lambda total, n: list(range(total))[::-1][:n], "span the whole schedule"),
         (checks.trailing, lambda total, n: torch.linspace(total - 1, 0, n).round().int(), "linspace"),
         (checks.trailing, lambda total, n: torch.linspace(0, total - 1, n).int().flip(0), "linspace"),
+        (checks.trailing, lambda total, n: list(range(total - 1, 0, -total // n)), "range ends before"),
+        (checks.trailing, lambda total, n: list(range(total - 1, -1, -n)), "`steps` is how many"),
+        (checks.trailing, lambda total, n: [*good_trailing(total, n), 0], "one timestep too many"),
+        (checks.trailing, lambda total, n: [*good_trailing(total, n), -1], "one timestep too many"),
+        (checks.trailing, lambda total, n: list(range(total - 1, -1, -total / n)), "divide with //"),
         (checks.trailing, lambda total, n: samplers.timesteps(NoiseSchedule.linear(total), n), "write it yourself"),
         (checks.ddim_inversion, lambda x, e, now, then: then**0.5 * x + (1 - then) ** 0.5 * e, "for the clean picture"),
         (
@@ -85,6 +90,8 @@ def test_the_inversion_that_passes_undoes_a_step_of_ddim():
             lambda x, e, now, then: (then / now) ** 0.5 * x + (1 - then / now) ** 0.5 * e,
             "forward chain",
         ),
+        (checks.ddim_inversion, lambda x, e, now, then: (x - (1 - then) ** 0.5 * e) / then**0.5, "the wrong level"),
+        (checks.ddim_inversion, lambda x, e, now, then: (x - (1 - now) ** 0.5 * e) / now**0.5, "that is x0_hat; mix"),
     ],
 )
 def test_a_known_mistake_is_named(check, wrong, hint):

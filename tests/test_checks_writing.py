@@ -67,6 +67,8 @@ class TestUNet:
             ),
             (lambda s: s.replace("block(F.max_pool2d(x, 2))", "block(x)"), "pool before each block"),
             (lambda s: s.replace("net.head(x)", "x"), "net.head is missing"),
+            (lambda s: s.replace("net.first(x), []", "x, []"), "the way down begins with net.first"),
+            (lambda s: s.replace("return net.head(x)", "return net.down(x)"), "a list of blocks is not a block"),
         ],
     )
     def test_wrong(self, change, hint):
@@ -133,6 +135,9 @@ class TestTrainingStep:
             ([ZERO, LOSS, BACK, STEP, "return loss_function(model(x), y)"], "after the step is returned"),
             ([ZERO, "loss = loss_function(y, model(x))", BACK, STEP, GIVE], "exchanged in the loss"),
             ([ZERO, "loss = loss_function(model(x).detach(), y)", BACK, STEP, GIVE], "cut off by detach"),
+            ([ZERO, "loss = loss_function(x, y)", BACK, STEP, GIVE], r"the prediction, model\(x\), with y"),
+            ([ZERO, LOSS + ".item()", BACK, STEP, "return loss"], "take its number at the end"),
+            (["model.eval()", ZERO, LOSS, BACK, STEP, GIVE], "put into evaluation mode"),
         ],
     )
     def test_wrong(self, lines, hint):
@@ -171,6 +176,7 @@ class TestTrainingLoop:
             ({"keep": "losses.append(loss)"}, "its whole graph"),
             ({"give": "return loss.item()"}, "the last loss alone"),
             ({"give": "return sum(losses) / len(losses)"}, "their mean"),
+            ({"keep": "pass"}, "no loss is kept"),
             ({"over": "batches[:1]"}, "only the first batch"),
             ({"keep": "return [loss.item()]"}, "only the first batch"),
             ({"over": "batches + batches"}, "seen twice"),
@@ -183,6 +189,10 @@ class TestTrainingLoop:
 def good_noise(x_0, eps, t, alphas_cumprod):
     left = alphas_cumprod[t][:, None, None, None]
     return left.sqrt() * x_0 + (1 - left) ** 0.5 * eps
+
+
+def wide(share):
+    return share[:, None, None, None]
 
 
 class TestAddNoise:
@@ -211,6 +221,10 @@ class TestAddNoise:
             (lambda x, e, t, a: good_noise(x, e, t - 1, a), "too early"),
             (lambda x, e, t, a: good_noise(x, -e, t, a), "not subtracted"),
             (lambda x, e, t, a: a[t].sqrt() * x + (1 - a[t]).sqrt() * e, "shape \\(b, 1, 1, 1\\)"),
+            (lambda x, e, t, a: good_noise(x, e, t, a.cumprod(0)), "no cumprod is needed"),
+            (lambda x, e, t, a: good_noise(x, e, t, a**2), "is not squared"),
+            (lambda x, e, t, a: wide(a[t]).sqrt() * x + 1 - wide(a[t]).sqrt() * e, "brackets are missing"),
+            (lambda x, e, t, a: math.sqrt(a[t]) * x, "that are several numbers"),
             (
                 lambda x, e, t, a: a[t].sqrt().view(-1, 1, 1, 1) * x + (1 - a[t].sqrt()).view(-1, 1, 1, 1) * e,
                 "before the subtraction",
@@ -270,6 +284,13 @@ class TestSchedule:
             (lambda n, a, b: (1 - betas(n, a, b)).cumprod(0).sqrt(), "its square root"),
             (lambda n, a, b: (1 - betas(n, b, a)).cumprod(0), "run backwards"),
             (lambda n, a, b: (1 - betas(n, a, b)).cumprod(), "along which axis"),
+            (lambda n, a, b: (1 - betas(n, a, b)).prod(), "not up to each t"),
+            (lambda n, a, b: (1 - betas(n, a, b)[:-1]).cumprod(0), "arange leaves its end out"),
+            (lambda n, a, b: torch.cat([torch.ones(1), (1 - betas(n, a, b)).cumprod(0)]), "not with the clean picture"),
+            (lambda n, a, b: (1 - betas(n + 1, a, b)).cumprod(0), "not how many gaps"),
+            (lambda n, a, b: (betas(n, a, b), (1 - betas(n, a, b)).cumprod(0)), "without the betas"),
+            (lambda n, a, b: (1 - betas(n, a**0.5, b**0.5) ** 2).cumprod(0), "not their roots"),
+            (lambda n, a, b: (1 - torch.linspace(n, a, b)).cumprod(0), "start and end first"),
         ],
     )
     def test_wrong(self, wrong, hint):
@@ -315,6 +336,12 @@ class TestTimeEmbedding:
             ),
             (lambda t, dim: good_embedding(t * 2 * math.pi, dim), "in radians"),
             (lambda t, dim: good_embedding(t * math.pi / 180, dim), "those are degrees"),
+            (
+                lambda t, dim: waves(t[:, None] * 10_000.0 ** (-torch.arange(1.0, dim // 2 + 1) / (dim // 2))),
+                "k counts from 0",
+            ),
+            (lambda t, dim: waves(t[:, None] * 10_000.0 ** (-torch.arange(dim) / (dim // 2))), "twice as many hands"),
+            (lambda t, dim: torch.cat(good_embedding(t, dim).chunk(2, 1)), "joined along the wrong axis"),
             (
                 lambda t, dim: waves(t[:, None] * (10_000.0 ** -torch.arange(dim / 2) / (dim // 2))),
                 "bracket is missing",
@@ -390,6 +417,13 @@ class TestSteps:
                 lambda x, e, now, then: (x - (1 - now / then) / (1 - now) ** 0.5 * e) / (now / then) ** 0.5,
                 "mean of DDPM",
             ),
+            (
+                lambda x, e, now, then: then**0.5 * (x - (1 - now) ** 0.5 * e / now**0.5) + (1 - then) ** 0.5 * e,
+                "brackets are missing",
+            ),
+            (lambda x, e, now, then: good_ddim(x, e, now, then) - 2 * (1 - then) ** 0.5 * e, "the noise is added"),
+            (lambda x, e, now, then: good_ddim(x, e, 1 - now, then), "shares of the picture"),
+            (lambda x, e, now, then: good_ddim(x, e, 1 - now, 1 - then), "shares of the picture"),
         ],
     )
     def test_wrong_ddim(self, wrong, hint):
@@ -413,6 +447,25 @@ class TestSteps:
             eps = denoise(x_t, now)
             other = second(x_t, good_ddim(x_t, eps, now, then), denoise, now, then)
             return good_ddim(x_t, eps if other is None else (eps + other) / 2, now, then)
+
+        expect(checks.heun_step, wrong, hint)
+
+    @pytest.mark.parametrize(
+        "join, hint",
+        [
+            (lambda x, d, eps, n, now, then: eps + d(n, then) / 2 if then < 1 else eps, "brackets are missing"),
+            (lambda x, d, eps, n, now, then: (eps + d(n, then)) / 2 if then < 1 else d(n, then) * 0 + eps, "too often"),
+            (lambda x, d, eps, n, now, then: (d(x, now) + d(n, then)) / 2 if then < 1 else eps, "asked for twice"),
+            (
+                lambda x, d, eps, n, now, then: d(good_ddim(x, eps, now, (now + then) / 2), (now + then) / 2),
+                "the midpoint method",
+            ),
+        ],
+    )
+    def test_heun_that_asks_otherwise(self, join, hint):
+        def wrong(x_t, denoise, now, then):
+            eps = denoise(x_t, now)
+            return good_ddim(x_t, join(x_t, denoise, eps, good_ddim(x_t, eps, now, then), now, then), now, then)
 
         expect(checks.heun_step, wrong, hint)
 
@@ -672,6 +725,10 @@ class TestDenoising:
             ({"loss": "F.l1_loss(model(x_t, t), eps)"}, "not squared"),
             ({"loss": "F.mse_loss(model(x_t, t), eps, reduction='sum')"}, "take the mean"),
             ({"loss": "F.mse_loss(model(x_t, t), eps).detach()"}, "no gradient"),
+            ({"loss": "F.mse_loss(model(x_t, t), torch.randn_like(x))"}, "the noise is drawn twice"),
+            ({"loss": "F.mse_loss(model(x_t, t), eps).sqrt()"}, "the root of the mean squared error"),
+            ({"t": "torch.rand(len(x))"}, "indices are whole numbers"),
+            ({"eps": "torch.randn_like(torch.arange(3))"}, "decimal numbers are needed"),
         ],
     )
     def test_wrong(self, changes, hint):

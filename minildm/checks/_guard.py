@@ -41,6 +41,8 @@ def call(
         with _time_limit(deadline - time.monotonic()), _watching(own, used):
             output = answer(*given) if run is None else run(answer, *given)
     except NotImplementedError as stub:
+        if any(words in str(stub) for words in _TORCH_SAYS):
+            raise CheckFailed(f"your function raised {_told(stub, answer)}{_why(stub, errors or {})}") from None
         raise NotWritten(str(stub)) from None
     except _TooLong:
         raise CheckFailed("your function was still running when its time was over: is there an endless loop?") from None
@@ -196,10 +198,17 @@ def _told(error, answer):
     return f"{type(error).__name__}: {error}{at}"
 
 
+_TORCH_SAYS = ("not implemented for '", "Module [Module")  # a NotImplementedError that is an error, not a stub
+
+_MANY = "that are several numbers, and int() and math take a single one: use x.sqrt(), x.cos(), np.exp(x) and so on"
 _COMMON = {
     "must be Tensor, not numpy.ndarray": "the arguments are NumPy arrays here: use np.exp, np.sqrt, x**0.5 and so on",
     "must be Tensor, not float": "that is a plain number: use math.exp, math.sqrt or x**0.5 for it",
     "must be Tensor, not int": "that is a plain number: use math.exp, math.sqrt or x**0.5 for it",
+    "only one element tensors": _MANY,
+    "cannot be converted to Scalar": _MANY,
+    "only 0-dimensional arrays": _MANY,
+    "only length-1 arrays": _MANY,
     "positional argument": "keep the arguments of the stub, all of them and in their order",
     "same dtype": "the arguments are in float64: make new tensors in their dtype, as torch.zeros_like does",
     "expected scalar type": "the arguments are in float64: make new tensors in their dtype, as torch.zeros_like does",
@@ -207,6 +216,11 @@ _COMMON = {
     "could not be broadcast": "two shapes do not go together: print them, and look where an axis is missing",
     "cannot be multiplied": "two shapes do not go together: print them, and look which axis is to be summed over",
     "division by zero": "is there a case in which nothing is left to divide by?",
+    "tensors used as indices": "indices are whole numbers: draw them with torch.randint, or call .long()",
+    "not implemented for 'Long'": "these are whole numbers, and decimal numbers are needed: call .float()",
+    "Module [Module": "a list of blocks is not a block itself: go through it, for block in the_list",
+    "interpreted as an integer": "whole numbers are needed here: divide with //",
+    "truth value of an array": "`and`, `or` and `not` take a single truth value: for arrays use &, | and ~",
 }
 
 

@@ -117,7 +117,13 @@ def denoiser_training_step() -> Exercise:
 
         return watch(seed, shape, ask, lambda x_0: {"x_0": x_0}, roots(ALPHAS))
 
-    return Exercise(_step(), cases, _draws(_step), run=run, own=OWN, errors=ERRORS, patience=30)
+    mistakes = _draws(_step) | {
+        "the noise is drawn twice: the one in x_t is the one to compare with": _step(
+            target=lambda x, e, x_t, a: torch.randn_like(e)
+        ),
+        "the root of the mean squared error; the mean itself is asked for": _step(loss=lambda p, y: _mse(p, y).sqrt()),
+    }
+    return Exercise(_step(), cases, mistakes, run=run, own=OWN, errors=ERRORS, patience=30)
 
 
 class _Encoder(nn.Module):

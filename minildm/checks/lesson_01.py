@@ -17,6 +17,10 @@ def dice() -> Exercise:
     def ratio(top, bottom):
         return lambda a, b: float(top(a, b) / max(bottom(a, b), 1))
 
+    def without_brackets(a, b):
+        with np.errstate(all="ignore"):  # the first mask may be empty
+            return 2 * (a & b).sum() / a.sum() + b.sum()
+
     mistakes = {
         "this is intersection over union; Dice counts the overlap twice": ratio(
             lambda a, b: (a & b).sum(), lambda a, b: (a | b).sum()
@@ -27,9 +31,15 @@ def dice() -> Exercise:
         "half of what it should be: two equal masks must give 1": ratio(
             lambda a, b: (a & b).sum(), lambda a, b: a.sum() + b.sum()
         ),
-        "this counts background that agrees, too; Dice looks at the foreground alone": lambda a, b: float(
-            (a == b).mean()
-        ),
+        "this counts background that agrees, too; Dice looks at the foreground alone": [
+            lambda a, b: float((a == b).mean()),
+            ratio(lambda a, b: 2 * (a == b).sum(), lambda a, b: a.sum() + b.sum()),
+        ],
+        "these are all pixels; the area of a mask is the number of its true ones, its sum": [
+            ratio(lambda a, b: 2 * (a & b).sum(), lambda a, b: a.size + b.size),
+            ratio(lambda a, b: 2 * len(a & b), lambda a, b: len(a) + len(b)),
+        ],
+        "brackets are missing: both areas together stand below the fraction bar": without_brackets,
     }
     return Exercise(metrics.dice, cases, mistakes, own=[metrics.dice])
 
@@ -66,6 +76,23 @@ def border_weight() -> Exercise:
             formula(high=lambda sigma: 1 / np.sqrt(2 * np.pi * sigma)),
             formula(high=lambda sigma: 1 / np.sqrt(2 * np.pi)),
         ],
+        "w_0 is the height of the bell alone, so that the weight at 0 is 1 + w_0": (
+            lambda a, b, w_0, sigma: 1 + (w_0 - 1) * np.exp(-((a + b) ** 2) / (2 * sigma**2))
+        ),
+        "the bell is added to 1; the larger of both is not asked for": (
+            lambda a, b, w_0, sigma: np.maximum(1, w_0 * np.exp(-((a + b) ** 2) / (2 * sigma**2)))
+        ),
+        "w_0 is the height of the bell; the 1 is not multiplied by it": (
+            lambda a, b, w_0, sigma: w_0 * (1 + np.exp(-((a + b) ** 2) / (2 * sigma**2)))
+        ),
+        "only sigma is squared below the fraction bar, not 2 * sigma": formula(two=4),
+        "one of the two distances is missing from the sum": [
+            formula(square=lambda a, b: a**2),
+            formula(square=lambda a, b: b**2),
+        ],
+        "the bell is over the sum of both distances, not over their difference": formula(
+            square=lambda a, b: (a - b) ** 2
+        ),
     }
     return Exercise(formula(), cases, mistakes)
 
@@ -74,26 +101,62 @@ def border_weight() -> Exercise:
 def valid_size() -> Exercise:
     """Exercise 1: `answer(size, levels)`, the side of the output of a U without padding."""
 
-    def side(size, levels, lost=4, last=True, up=True):
+    def side(size, levels, down=4, bottom=4, up=4):  # what is lost in each block
         for _ in range(levels - 1):
-            size = (size - lost) // 2
-        size -= lost if last else 0
-        for _ in range(levels - 1 if up else 0):
-            size = 2 * size - lost
+            size = (size - down) // 2
+        size -= bottom
+        for _ in range(levels - 1):
+            size = 2 * size - up
+        return size
+
+    def way_down(size, levels, bottom=4):
+        for _ in range(levels - 1):
+            size = (size - 4) // 2
+        return size - bottom
+
+    def pooled_first(size, levels):
+        for _ in range(levels - 1):
+            size = size // 2 - 4
+        for _ in range(levels - 1):
+            size = 2 * size - 4
+        return size
+
+    def doubled_last(size, levels):
+        size = way_down(size, levels)
+        for _ in range(levels - 1):
+            size = 2 * (size - 4)
+        return size
+
+    def a_level_more_down(size, levels):
+        size = way_down(size, levels + 1, bottom=0)
+        for _ in range(levels - 1):
+            size = 2 * size - 4
         return size
 
     cases = [(side, levels) for side, levels in [(572, 5), (188, 3), (92, 2), (60, 1), (252, 4), (124, 3)]]
     mistakes = {
         "that is the output of the padded network; without padding each 3×3 convolution loses a border": lambda s, _: s,
-        "a 3×3 convolution loses one pixel on each side, and a block has two of them": lambda s, n: side(s, n, lost=2),
-        "the block at the bottom of the U loses pixels too": lambda s, n: side(s, n, last=False),
+        "a 3×3 convolution loses one pixel on each side, and a block has two of them": [
+            lambda s, n: side(s, n, 2, 2, 2),
+            lambda s, n: side(s, n, 1, 1, 1),
+        ],
+        "the block at the bottom of the U loses pixels too": lambda s, n: side(s, n, bottom=0),
+        "the blocks of the way down lose pixels, too": lambda s, n: side(s, n, down=0),
+        "the blocks of the way up lose pixels, too": lambda s, n: side(s, n, up=0),
         "that is the map at the bottom; on the way up it is doubled again, and each block loses pixels": [
-            lambda s, n: side(s, n, up=False),
-            lambda s, n: side(s, n, up=False, last=False),
+            way_down,
+            lambda s, n: way_down(s, n, bottom=0),
         ],
         "pooled once too often: between 5 levels there are 4 poolings": [
             lambda s, n: side(s, n + 1),
-            lambda s, n: side(s, n + 1, last=False),
+            lambda s, n: side(s, n + 1, bottom=0),
+            a_level_more_down,
         ],
+        "the first block comes before the first pooling, and loses pixels": pooled_first,
+        "on the way up the map is doubled first, then the block loses pixels": doubled_last,
+        "a pixel that is lost below is worth several above: follow the size from block to block": (
+            lambda s, n: s - 4 * (2 * n - 1)
+        ),
+        "388 is right for 572 and 5 levels; write it for any size": lambda s, n: 388,
     }
     return Exercise(side, cases, mistakes, tolerance=0)

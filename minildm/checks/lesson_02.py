@@ -21,9 +21,15 @@ def onward() -> Exercise:
             a = share(s, t, betas)
             rest = 1 - a if noise is None else noise(s, t, betas)
             x, e = (eps, x_s) if swap else (x_s, eps)
-            return root(a) * x + root(rest) * e
+            with np.errstate(invalid="ignore"):  # some mistakes take the root of less than nothing
+                return root(a) * x + root(rest) * e
 
         return answer
+
+    def in_steps(x_s, eps, s, t, betas):
+        for beta in betas[s + 1 : t + 1]:
+            x_s = np.sqrt(1 - beta) * x_s + np.sqrt(beta) * eps
+        return x_s
 
     def cumulative(t, betas):
         return np.prod(1 - betas[: t + 1])
@@ -48,6 +54,24 @@ def onward() -> Exercise:
         "the noise of x_s shrinks along with the picture, so the two noise variances cannot simply be subtracted": jump(
             noise=lambda s, t, betas: cumulative(s, betas) - cumulative(t, betas)
         ),
+        "the same eps in each of several steps adds up standard deviations, where variances add: jump once": in_steps,
+        "those are the first steps of the list; the steps to come are s + 1 to t": [
+            jump(lambda s, t, betas: cumulative(t - s, betas)),
+            jump(lambda s, t, betas: cumulative(t - s - 1, betas)),
+        ],
+        "1 minus the sum of the betas; each step keeps a share, and shares are multiplied": jump(
+            lambda s, t, betas: 1 - betas[s + 1 : t + 1].sum()
+        ),
+        "1 minus the product of the betas; it is the product of all 1 - beta": jump(
+            lambda s, t, betas: 1 - betas[s + 1 : t + 1].prod()
+        ),
+        "a share lies between 0 and 1: is the fraction upside down, or are shares subtracted?": [
+            jump(lambda s, t, betas: cumulative(s, betas) / cumulative(t, betas)),
+            jump(lambda s, t, betas: cumulative(t, betas) - cumulative(s, betas)),
+        ],
+        "shares are not subtracted: the share of s, times that of the steps to come, is the share of t": jump(
+            lambda s, t, betas: cumulative(s, betas) - cumulative(t, betas)
+        ),
     }
     return Exercise(jump(), cases, mistakes)
 
@@ -66,6 +90,10 @@ def half_noise() -> Exercise:
         return lambda betas: int(np.abs(away(np.cumprod(1 - betas))).argmin())
 
     truth = first(lambda betas, a: a <= 0.5)
+
+    def at_the_stage(value):
+        return lambda betas: value(np.cumprod(1 - betas))[truth(betas)]
+
     mistakes = {
         "one too early: that is the last t at which the picture is still the stronger": lambda b: truth(b) - 1,
         "one too late: t counts from 0": lambda b: truth(b) + 1,
@@ -83,6 +111,16 @@ def half_noise() -> Exercise:
         "those are all t from there on; the first of them is asked for": [
             lambda betas, find=find: find(np.cumprod(1 - betas) <= 0.5)
             for find in (np.flatnonzero, np.where, np.argwhere)
+        ],
+        "a single step's alpha; the SNR compares what all steps up to t have left": first(
+            lambda betas, a: 1 - betas <= 0.5
+        ),
+        "t = 0 in each case, but at the start the SNR is above 1: which way does the sign point?": lambda betas: 0,
+        "that is how many stages come from there on; so many come before it": lambda betas: len(betas) - truth(betas),
+        "that is the last stage of all; the first is asked for with an SNR of at most 1": lambda betas: len(betas) - 1,
+        "that is the value at the stage; its t, a whole number, is asked for": [
+            at_the_stage(lambda a: a / (1 - a)),
+            at_the_stage(lambda a: a),
         ],
     }
     return Exercise(truth, cases, mistakes, tolerance=0)
@@ -105,6 +143,16 @@ def shifted() -> Exercise:
         "alphas_cumprod itself is divided; it is the SNR, alphas_cumprod / (1 - alphas_cumprod), that is k² times "
         "smaller": lambda a, k: a / k**2,
         "that is the log of the new SNR; turn it back into alphas_cumprod with a sigmoid": divided(back=np.log),
-        "a root too many: the SNR compares variances": divided(by=lambda k: k**0.5),
+        "a root too many: the SNR compares variances": [
+            divided(by=lambda k: k**0.5),
+            lambda a, k: np.sqrt(a / (1 - a)) / k / (1 + np.sqrt(a / (1 - a)) / k),
+        ],
+        "a sign below the fraction bar: what is signal is SNR / (SNR + 1) of all": divided(
+            back=lambda snr: snr / (1 - snr)
+        ),
+        "brackets are missing: alphas_cumprod is divided by (1 - alphas_cumprod)": (
+            lambda a, k: (a - a / k**2) / (1 + a - a / k**2)
+        ),
+        "alphas_cumprod itself is multiplied; the SNR is divided": lambda a, k: a * k**2,
     }
     return Exercise(divided(), cases, mistakes)

@@ -22,14 +22,22 @@ def shift_weights() -> Exercise:
     cases = [(channels, level) for channels in widths for level in range(len(channels))]
     mistakes = {
         "each of its outputs has a bias as well": lambda c, k: count(c, k, bias=0),
+        "there is a bias for each of its outputs, not one for all": lambda c, k: count(c, k, bias=0) + 1,
         "the digested time has four times channels[0] numbers, at every level": lambda c, k: count(c, k, times=1),
         "the time is digested once for all levels, so its size follows channels[0], not channels[level]": (
             lambda c, k: (4 * c[k] + 1) * c[k]
         ),
         "one bias for each output, not one for each input": lambda c, k: 4 * c[0] * (c[k] + 1),
-        "the shift is added after the first convolution, which has channels[level] outputs already": (
-            lambda c, k: (4 * c[0] + 1) * c[max(k - 1, 0)]
+        "the shift is added after the first convolution, which has channels[level] outputs already": [
+            lambda c, k: (4 * c[0] + 1) * c[max(k - 1, 0)],
+            lambda c, k: (4 * c[0] + 1) * c[k - 1],
+            lambda c, k: (4 * c[0] + 1) * c[0],
+        ],
+        "64 is what the lesson's own network is told, 4 times 16; here channels[0] may be another number": (
+            lambda c, k: (64 + 1) * c[k]
         ),
+        "those are its outputs; each of them has a weight for each input, and a bias": lambda c, k: c[k],
+        "shift is a linear layer, not a 3×3 convolution": lambda c, k: (9 * 4 * c[0] + 1) * c[k],
     }
     return Exercise(count, cases, mistakes, tolerance=0)
 
@@ -57,6 +65,16 @@ def eps_from_v() -> Exercise:
         "that turns x_0_to_eps: v is not the clean picture": (
             lambda x_t, v, kept: (x_t - kept.sqrt() * v) / (1 - kept).sqrt()
         ),
+        "x_t stands in the place of x_0, which is not known: eliminate it with the other equation": (
+            lambda x_t, v, kept: (v + (1 - kept).sqrt() * x_t) / kept.sqrt()
+        ),
+        "one of the two roots is missing": [
+            lambda x_t, v, kept: (1 - kept).sqrt() * x_t + kept * v,
+            lambda x_t, v, kept: (1 - kept) * x_t + kept.sqrt() * v,
+        ],
+        "the root is taken before the subtraction: s is the root of 1 - kept": (
+            lambda x_t, v, kept: (1 - kept.sqrt()) * x_t + kept.sqrt() * v
+        ),
     }
     return Exercise(turned(), cases, mistakes)
 
@@ -74,19 +92,31 @@ def posterior_mean() -> Exercise:
         x_t = np.sqrt(kept) * points[rng.integers(n, size=b)] + rng.normal(size=(b, d)) / 2
         cases.append(_tensors(x_t, points, p, kept))
 
-    def formula(root=torch.sqrt, two=2.0, own=lambda p: p, noise=lambda kept: 1 - kept, best=False):
+    def formula(
+        root=torch.sqrt,
+        two=2.0,
+        own=lambda p: p,
+        noise=lambda kept: 1 - kept,
+        best=False,
+        sign=-1,
+        end=lambda kept: 1.0,
+    ):
         def mean(x_t, points, p, kept):
             away = ((x_t[:, None] - root(kept) * points) ** 2).sum(-1)  # (b, n)
-            weight = own(p) * torch.exp(-away / (two * noise(kept)))
+            weight = own(p) * torch.exp(sign * away / (two * noise(kept)))
             if best:
                 return points[weight.argmax(1)]
-            return weight / weight.sum(1, keepdim=True) @ points
+            return weight / weight.sum(1, keepdim=True) @ (end(kept) * points)
 
         return mean
 
-    def unnormalised(x_t, points, p, kept):
+    def unnormalised(x_t, points, p, kept, total=lambda weight: 1.0):
         away = ((x_t[:, None] - kept.sqrt() * points) ** 2).sum(-1)
-        return p * torch.exp(-away / (2 * (1 - kept))) @ points
+        weight = p * torch.exp(-away / (2 * (1 - kept)))
+        return weight / total(weight) @ points
+
+    def normalised_together(x_t, points, p, kept):
+        return unnormalised(x_t, points, p, kept, total=torch.sum)
 
     def unsquared(x_t, points, p, kept):
         away = torch.linalg.vector_norm(x_t[:, None] - kept.sqrt() * points, dim=-1)
@@ -98,6 +128,10 @@ def posterior_mean() -> Exercise:
             return torch.softmax(share(p) - away / (2 * (1 - kept)), 1) @ points
 
         return mean
+
+    def p_times_distance(x_t, points, p, kept):
+        away = ((x_t[:, None] - kept.sqrt() * points) ** 2).sum(-1)
+        return torch.softmax(-p * away / (2 * (1 - kept)), 1) @ points
 
     def after(axis):
         def mean(x_t, points, p, kept):
@@ -113,7 +147,7 @@ def posterior_mean() -> Exercise:
             formula(root=lambda kept: 1.0)
         ),
         "noising shrinks the points by the root of kept, not by kept": formula(root=lambda kept: kept),
-        "the weights must add up to 1 for each x_t": unnormalised,
+        "the weights must add up to 1 for each x_t": [unnormalised, normalised_together],
         "p comes after the softmax, so the weights no longer add up to 1: what does log p do inside of it?": after(1),
         "p itself is added inside the softmax; there, a factor becomes an added logarithm": inside(lambda p: p),
         "the distance is not squared yet": unsquared,
@@ -121,5 +155,12 @@ def posterior_mean() -> Exercise:
         "there is a 2 below the fraction bar": formula(two=1.0),
         "the variance of the noise is 1 - kept, not its root": formula(noise=lambda kept: (1 - kept).sqrt()),
         "that is the likeliest point; the mean weighs all of them": formula(best=True),
+        "brackets are missing below the fraction bar: Python reads x / 2 * y as (x / 2) * y": formula(
+            two=2.0, noise=lambda kept: 1 / (1 - kept)
+        ),
+        "1 - kept is the variance already: it is not squared": formula(noise=lambda kept: (1 - kept) ** 2),
+        "the mean is of the points themselves, not of where noising would put them": formula(end=torch.sqrt),
+        "what is far away counts most: look at the sign of the exponent": formula(sign=1),
+        "p multiplies the distance inside the softmax; there, a factor becomes an added logarithm": p_times_distance,
     }
     return Exercise(formula(), cases, mistakes)

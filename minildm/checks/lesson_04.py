@@ -45,6 +45,16 @@ def trailing() -> Exercise:
         "these are the first timesteps next to each other; `steps` of them must span the whole schedule": (
             lambda total, steps: list(range(total - 1, total - 1 - steps, -1))
         ),
+        "range ends before its second argument, so that t = 0 is lost where the stride is 1": (
+            lambda total, steps: list(range(total - 1, 0, -(total // steps)))
+        ),
+        "the stride is total // steps; `steps` is how many there are": (
+            lambda total, steps: list(range(total - 1, -1, -steps))
+        ),
+        "one timestep too many: the last of them is the stride less 1, not below": [
+            lambda total, steps: [*spaced(total, steps), 0],
+            lambda total, steps: [*spaced(total, steps), -1],
+        ],
     }
     return Exercise(spaced, cases, mistakes, tolerance=0, own=[samplers.timesteps])
 
@@ -99,6 +109,12 @@ def ddim_inversion() -> Exercise:
         "now and then are swapped: x_t is at now": towards_the_picture,
         "that adds noise as the forward chain does, fresh; here eps_hat is the noise that x_t already holds": (
             one_way_of_the_chain
+        ),
+        "that is x0_hat, and with the noise of the wrong level: mix it again with eps_hat": (
+            lambda x_t, eps_hat, now, then: (x_t - math.sqrt(1 - then) * eps_hat) / math.sqrt(then)
+        ),
+        "that is x0_hat; mix it again with eps_hat": (
+            lambda x_t, eps_hat, now, then: (x_t - math.sqrt(1 - now) * eps_hat) / math.sqrt(now)
         ),
     }
     return Exercise(step(), cases, mistakes)

@@ -79,8 +79,8 @@ def unet_forward() -> Exercise:
         ),
         "pop from empty list": "a skip is taken too often: the way up begins with the bottom, and each block takes one",
         "channels, but got": (
-            "a block is handed another number of channels than it takes: on the way up the lists run backwards, and "
-            "the skip is joined along dim=1"
+            "a block is handed another number of channels than it takes: the way down begins with net.first; on the "
+            "way up the lists run backwards, the bottom is no skip, and each skip is joined along dim=1, not added"
         ),
     }
     return Exercise(forward(), cases, mistakes, errors=errors)
@@ -94,10 +94,17 @@ def time_embedding() -> Exercise:
     """
     cases = [(torch.tensor([3]), 4), (torch.tensor([0, 999, 17]), 8), (torch.tensor([250, 1, 40, 7, 600]), 12)]
 
-    def waves(sign=-1, over=lambda half: half, order=lambda c, s: torch.cat([c, s], 1), period=10_000.0, times=1.0):
+    def waves(
+        sign=-1,
+        over=lambda half: half,
+        order=lambda c, s: torch.cat([c, s], 1),
+        period=10_000.0,
+        times=1.0,
+        k=torch.arange,
+    ):
         def apply(t, dim):
             half = dim // 2
-            powers = sign * torch.arange(half, dtype=torch.float64) / over(half)
+            powers = sign * k(half).double() / over(half)
             angles = times * t[:, None].double() * period**powers
             return order(angles.cos(), angles.sin())
 
@@ -141,6 +148,13 @@ def time_embedding() -> Exercise:
         "that is in turns, not in radians: no 2 pi is needed": waves(times=2 * math.pi),
         "a bracket is missing: all of -k / (dim / 2) is the exponent": [without_bracket(True), without_bracket(False)],
         "those are degrees; cosines and sines take radians": waves(times=math.pi / 180),
+        "k counts from 0, so that the first hand turns by 1 radian a step": waves(
+            k=lambda half: torch.arange(half) + 1
+        ),
+        "twice as many hands as there are: k runs from 0 to dim / 2 - 1": waves(k=lambda half: torch.arange(2 * half)),
+        "cosines and sines are joined along the wrong axis: each timestep has its own row": waves(
+            order=lambda c, s: torch.cat([c, s], 0)
+        ),
     }
     errors = {
         "negative integer powers": "a bracket is missing: all of -k / (dim / 2) is the exponent",

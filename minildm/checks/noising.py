@@ -44,9 +44,28 @@ def schedule() -> Exercise:
             lambda steps, start, end: start + (end - start) * torch.arange(steps, dtype=torch.float64) / steps
         ),
         "the betas run backwards": cumulative(lambda steps, start, end: line(steps, end, start)),
-        "all of the product, not up to each t: cumprod": cumulative(gather=lambda a: a.prod().expand(len(a))),
+        "all of the product, not up to each t: cumprod": [
+            cumulative(gather=lambda a: a.prod().expand(len(a))),
+            cumulative(gather=lambda a: a.prod()),
+        ],
+        "one number too few: arange leaves its end out, linspace does not": cumulative(lambda *ends: line(*ends)[:-1]),
+        "one number too many: the list begins after the first step, not with the clean picture": cumulative(
+            gather=lambda a: torch.cat([torch.ones(1, dtype=a.dtype), a.cumprod(0)])
+        ),
+        "one number too many: linspace takes how many numbers, not how many gaps": cumulative(
+            lambda steps, start, end: line(steps + 1, start, end)
+        ),
+        "alphas_cumprod alone is asked for, without the betas": cumulative(
+            of=lambda betas: betas, gather=lambda betas: torch.stack([betas, (1 - betas).cumprod(0)])
+        ),
+        "the betas lie on a straight line, not their roots": cumulative(
+            lambda steps, start, end: line(steps, start**0.5, end**0.5) ** 2
+        ),
     }
-    errors = {'"dim"': "say along which axis the product runs: cumprod(0)"}
+    errors = {
+        '"dim"': "say along which axis the product runs: cumprod(0)",
+        "linspace() received": "linspace takes start and end first, then how many",
+    }
     return Exercise(cumulative(), cases, mistakes, own=[NoiseSchedule.linear], errors=errors)
 
 
@@ -84,6 +103,14 @@ def add_noise() -> Exercise:
         ),
         "one timestep too early: t counts from 0, as the list does": mix(at=lambda a, t: a[t - 1]),
         "noise is added, not subtracted": mix(sign=-1),
+        "alphas_cumprod is the product already: no cumprod is needed": mix(at=lambda a, t: a.cumprod(0)[t]),
+        "alphas_cumprod is not squared: it is a share of the variance, and its root is the signal": [
+            mix(noise=lambda a: (1 - a**2).sqrt()),
+            mix(lambda a: a, lambda a: (1 - a**2).sqrt()),
+        ],
+        "brackets are missing: eps is multiplied by the root of (1 - alphas_cumprod)": (
+            lambda x_0, eps, t, a: mix(noise=lambda a: -a.sqrt())(x_0, eps, t, a) + 1
+        ),
     }
     errors = {
         "must match the size": (
@@ -151,6 +178,16 @@ def ddim_step() -> Exercise:
             math.sqrt(1 - then) * (x - math.sqrt(1 - now) * e) / math.sqrt(now) + math.sqrt(then) * e
         ),
         "that is the mean of DDPM's step; DDIM goes by x0_hat and the same noise": ddpm,
+        "brackets are missing: what is left without the noise is divided, all of it": lambda x, e, now, then: (
+            math.sqrt(then) * (x - math.sqrt(1 - now) * e / math.sqrt(now)) + math.sqrt(1 - then) * e
+        ),
+        "a sign: at the end the noise is added": lambda x, e, now, then: (
+            math.sqrt(then) * (x - math.sqrt(1 - now) * e) / math.sqrt(now) - math.sqrt(1 - then) * e
+        ),
+        "now and then are shares of the picture, 1 - now and 1 - then of the noise": [
+            lambda x, e, now, then: _step(x, e, 1 - now, then),
+            lambda x, e, now, then: _step(x, e, 1 - now, 1 - then),
+        ],
     }
     return Exercise(_step, cases, mistakes)
 
@@ -213,6 +250,23 @@ def heun_step() -> Exercise:
         x_next = euler(x_t, denoise, now, then)
         return x_next if then == 1 else (x_next + _step(x_next, denoise(x_next, then), now, then)) / 2
 
+    def asked_for_nothing(x_t, denoise, now, then):
+        eps = denoise(x_t, now)
+        x_next = _step(x_t, eps, now, then)
+        other = denoise(x_next, then)
+        return x_next if then == 1 else _step(x_t, (eps + other) / 2, now, then)
+
+    def asked_twice(x_t, denoise, now, then):
+        x_next = euler(x_t, denoise, now, then)
+        return x_next if then == 1 else _step(x_t, (denoise(x_t, now) + denoise(x_next, then)) / 2, now, then)
+
+    def midpoint(x_t, denoise, now, then):
+        middle = (now + then) / 2
+        return _step(x_t, denoise(euler(x_t, denoise, now, middle), middle), now, then)
+
+    def midpoint_but_last(x_t, denoise, now, then):
+        return (euler if then == 1 else midpoint)(x_t, denoise, now, then)
+
     def twice(x_t, denoise, now, then):
         x_next = euler(x_t, denoise, now, then)
         return x_next if then == 1 else _step(x_next, denoise(x_next, then), now, then)
@@ -235,5 +289,9 @@ def heun_step() -> Exercise:
             heun(start=_step, last=False),
         ],
         "the states are averaged; the mean is of both eps_hat": [of_states, in_a_row],
+        "brackets are missing: both eps_hat are added, then divided": heun(join=lambda a, b: a + b / 2),
+        "asked once too often: where then is 1, return before the second question": asked_for_nothing,
+        "the first eps_hat is asked for twice: keep it": asked_twice,
+        "that is the midpoint method; Heun asks at the end of the step": [midpoint, midpoint_but_last],
     }
     return Exercise(heun(), cases, mistakes, run=_counted)

@@ -53,6 +53,12 @@ def _weights(model):
     return torch.cat([one.detach().flatten() for one in model.parameters()])
 
 
+_ERRORS = {
+    "Target size": "the loss compares the prediction, model(x), with y",
+    "object has no attribute 'backward'": "backward belongs to the loss as a tensor: take its number at the end",
+}
+
+
 @exercise
 def training_step() -> Exercise:
     """`answer(model, optimizer, loss_function, x, y)`: one step of training -> the loss before it, a number.
@@ -117,8 +123,11 @@ def training_step() -> Exercise:
         "the loss is a tensor still, and keeps its whole graph in memory: return loss.item()": step(
             give=lambda loss: loss
         ),
+        "the model is put into evaluation mode: leave it in training mode": (
+            lambda model, *rest: step()(model.eval(), *rest)
+        ),
     }
-    errors = {
+    errors = _ERRORS | {
         "modified by an inplace operation": "the step changes weights that backward still needs: backward comes first",
         "does not require grad": "is the network called inside no_grad, or its output cut off by detach or .item()?",
     }
@@ -183,5 +192,6 @@ def training_loop() -> Exercise:
         ),
         "each batch is seen twice; one step for each is asked for": loop(rest=lambda xy: [*xy, *xy]),
         "the first batch is seen again and again": loop(rest=lambda xy: xy[:1] * len(xy)),
+        "no loss is kept: append each of them to the list": loop(give=lambda losses: []),
     }
-    return Exercise(loop(), cases, mistakes, run=run)
+    return Exercise(loop(), cases, mistakes, run=run, errors=_ERRORS)
