@@ -49,7 +49,8 @@ is worth is said there: some claims hold, some only in part, some could not be s
 **Live or recorded.** What a row says is computed when its notebook runs, on networks trained there or on those that
 ship with the package. C19 and C26 compare trainings of hours: in C19 new samples are drawn and scored live; its curves,
 and C26 but for one figure, are read from the records of the checkpoints, which `minildm train` writes. C08 is recorded
-in part: two long trainings are read from a record, whom the shipped network attends to is measured live. Reconstructed
+in part: two long trainings are read from a record, whom the shipped network attends to is measured live. C23 is read
+from the record that `minildm train adapters` writes. Reconstructed
 times are recorded steps, times CPU seconds a step measured live. Where another row leans on a record, it says so.
 
 **Units.** Dice and border F1 run from 0 to 1, higher is better. Error of v is a mean square, lower is better. Kernel

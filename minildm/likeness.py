@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minildm.data.layout import poses
+from minildm.data.sprites import Sprite
 from minildm.data.vocabulary import THINGS
 from minildm.images import Images, to_unit
 from minildm.judge import Found
@@ -50,6 +51,16 @@ def unexplained(images: Images, names: Sequence[str]) -> np.ndarray:
     return np.array([_best(picture, _templates(name)).min().item() for picture, name in zip(x, names, strict=True)])
 
 
+def unexplained_by(images: Images, sprites: Sequence[Sprite]) -> np.ndarray:
+    """The same for one drawing that needs not be in the vocabulary, in each of these sizes and poses. -> (n,)
+
+    images: 64×64, as `images` takes them.  Raises ValueError for pictures of another size.
+    """
+    x = to_unit(images)
+    some = _as_templates(sprites)
+    return np.array([_best(picture, some).min().item() for picture in _pictures(x, [None] * len(x))])
+
+
 def drawn_like(images: Images, found: Sequence[Sequence[Found]]) -> list[list[float]]:
     """For each picture, of each object that `judge.inspect` found there, how much is unexplained at its own place."""
     x = _pictures(images, found)
@@ -77,7 +88,10 @@ def _pictures(images, each):
 
 @cache
 def _templates(name: str, count: int = 1) -> Templates:
-    sprites = poses(name, 64, count)
+    return _as_templates(poses(name, 64, count))
+
+
+def _as_templates(sprites: Sequence[Sprite]) -> Templates:
     h, w = (max(one.mask.shape[axis] for one in sprites) + 2 * RING for axis in (0, 1))
     colour, alpha, region = (np.zeros((len(sprites), c, h, w), np.float32) for c in (3, 1, 1))
     for i, one in enumerate(sprites):

@@ -70,6 +70,19 @@ def test_lora(text_encoder):
     assert [file.name for file in (_frame.Path("runs") / "adapt-lora-photos").iterdir()] == ["step-000002.png"]
 
 
+def test_a_lora_of_all_layers_or_of_attention_alone():
+    sizes = []
+    for attention_only in (False, True):
+        path = lora.run(
+            "photos", f"{attention_only}.safetensors", prompt="a cat", attention_only=attention_only, **QUICK
+        )
+        branches = opened().load_lora(path).branches
+        sizes.append(path.stat().st_size)
+        assert any(".conv" in name for name in branches) != attention_only
+        assert any(name.endswith("to_q") for name in branches)
+    assert sizes[0] > sizes[1]
+
+
 def test_lora_goes_on_after_a_stop(monkeypatch):
     expected = lora.run("photos", "whole.safetensors", prompt="a cat", **QUICK | dict(steps=3)).read_bytes()
     save, calls = _own.OwnJob.show, []

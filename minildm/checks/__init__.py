@@ -25,6 +25,7 @@ from .lesson_06 import compression, kl_between, scale_factor
 from .lesson_07 import cross_attention_flops, decodable_latent, models_to_pay
 from .lesson_08 import retrieval, share_inside
 from .lesson_09 import guidance, overwriting, remaining, rescaled
+from .lesson_10 import merged, prior_loss
 from .lesson_11 import block_parameters, clip_name, map_shape, training_bytes
 from .lesson_14 import nearest, painter_training, square
 from .networks import lora_forward, time_embedding, unet_forward
@@ -64,6 +65,8 @@ __all__ = [
     "remaining",
     "rescaled",
     "overwriting",
+    "merged",
+    "prior_loss",
     "clip_name",
     "map_shape",
     "block_parameters",

@@ -30,7 +30,10 @@ def add(app: "typer.Typer") -> None:
         out: Out = None,
         model: Model = "pocket",
         prompt: Prompt = None,
-        rank: Annotated[int, typer.Option(min=1, help="Width of the branches.")] = 4,
+        rank: Annotated[int, typer.Option(min=1, help="Width of the branches.")] = 2,
+        attention_only: Annotated[
+            bool, typer.Option("--attention-only", help="Leave convolutions alone: a smaller file that learns less.")
+        ] = False,
         text_encoder: Text = False,
         steps: Steps = None,
         minutes: Minutes = None,
@@ -41,8 +44,9 @@ def add(app: "typer.Typer") -> None:
         runs: Runs = Path("runs"),
     ):
         """LoRA: thin layers beside the model's own. Draw with `minildm generate --lora FILE`."""
-        how = dict(model=model, prompt=prompt, rank=rank, text_encoder=text_encoder, steps=steps, minutes=minutes)
-        path = _run("lora", folder, out, **how, batch=batch, lr=lr, seed=seed, resume=resume, runs=runs)
+        how = dict(model=model, prompt=prompt, rank=rank, attention_only=attention_only, text_encoder=text_encoder)
+        how |= dict(steps=steps, minutes=minutes, batch=batch, lr=lr, seed=seed, resume=resume, runs=runs)
+        path = _run("lora", folder, out, **how)
         print(f"draw with it: minildm generate --model {model} --lora {path}")
 
     @group.command("inversion")

@@ -7,6 +7,7 @@ that defines it: `from minildm.data.prompts import heldout`.
 
 from .captions import RELATIONS, TASKS, Prompt, caption, parse
 from .folders import images
+from .newcomer import Newcomers, newcomers
 from .nuclei import nuclei, nuclei_strips
 from .openmoji import openmoji
 from .pairs import pairs
@@ -22,11 +23,13 @@ __all__ = [
     "SHAPES",
     "TASKS",
     "VOCABULARY",
+    "Newcomers",
     "Prompt",
     "Scenes",
     "caption",
     "heldout",
     "images",
+    "newcomers",
     "nuclei",
     "nuclei_strips",
     "openmoji",

@@ -33,7 +33,7 @@ def arrange(
         sprites = [_choose(name, size, len(names), draw, layout) for name in names]
         extents = [(one.mask.shape[1], one.mask.shape[0]) for one in sprites]
         if layout == "grid":
-            corners = _settle(extents, relation, size, draw)
+            corners = settle(extents, relation, size, draw)
         else:
             corners = _relate(extents, relation, size, draw) if relation else _scatter(extents, size, draw)
         if corners is not None:
@@ -65,7 +65,9 @@ def _drawn(name: str, side: int, angle: int, mirrored: bool) -> Sprite:
     return sprite(thing.codepoint, side, angle, mirrored)
 
 
-def _settle(extents, relation, size: int, draw) -> list[tuple[int, int]] | None:
+def settle(
+    extents: Sequence[tuple[int, int]], relation: str | None, size: int, draw: Callable[[], float]
+) -> list[tuple[int, int]] | None:
     """Corners for things that stand in the middle of the fewest cells that hold them, drawn until all is well."""
     gap = _gap(size)
     where = _middling(draw) if len(extents) == 1 else draw

@@ -194,7 +194,7 @@ def _paint(image, mask, classes, names, relation, draw, layout) -> None:
     size = len(image)
     sprites, corners = arrange(names, relation, size, draw, layout)
     pad = max(one.margin for one in sprites)  # room for shadows that fall outside the picture
-    canvas = _ground(size, pad, draw)
+    canvas = ground(size, pad, draw)
     for one, (x, y) in zip(sprites, corners, strict=True):
         h, w = one.lit.shape[:2]
         top, left = y + pad - one.margin, x + pad - one.margin
@@ -209,7 +209,7 @@ def _paint(image, mask, classes, names, relation, draw, layout) -> None:
     image[:] = canvas[pad : pad + size, pad : pad + size] + 0.5
 
 
-def _ground(size: int, pad: int, draw) -> np.ndarray:
+def ground(size: int, pad: int, draw: Callable[[], float]) -> np.ndarray:
     """A plain ground or a gentle vertical gradient, on a canvas with `pad` more pixels on each side."""
     top, bottom = _GROUNDS[int(draw() * len(_GROUNDS))]
     start, end = sorted((draw(), draw()))  # some part of the gradient: now strong, now nearly plain

@@ -1,5 +1,6 @@
 """Pictures for the lessons. A function that draws returns the figure or axes it drew on."""
 
+from ._adapting import kept_and_learned, low_rank
 from ._attention import attention_by_hand
 from ._blocks import CONV_BLOCK, RESIDUAL_BLOCK, TIME_BLOCK, TRANSFORMER_BLOCK, Block, blocks
 from ._denoising import answers, clocks, origins
@@ -80,4 +81,6 @@ __all__ = [
     "guidance_line",
     "trade_off",
     "times_as_much",
+    "low_rank",
+    "kept_and_learned",
 ]

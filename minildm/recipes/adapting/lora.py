@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from minildm.adapt import Examples, LoRA, example_loss, networks
+from minildm.adapt.lora import ATTENTION
 from minildm.recipes._frame import RUNS
 from minildm.recipes._own import steps_of
 from minildm.recipes.adapting._frame import AdaptingJob
 from minildm.tensors import seeded
 
-STEPS, BATCH, LR, RANK = 300, 8, 2e-3, 4
+# Tried on the pocket with eight pictures of a new thing, see lesson 10. Full-size models want a far lower rate, 1e-4.
+STEPS, BATCH, LR, RANK = 150, 4, 5e-3, 2
 
 
 def run(
@@ -18,6 +20,7 @@ def run(
     model: str | Path = "pocket",
     prompt: str | None = None,
     rank: int = RANK,
+    attention_only: bool = False,
     text_encoder: bool = False,
     steps: int | None = None,
     minutes: float | None = None,
@@ -27,13 +30,14 @@ def run(
     resume: bool = True,
     runs: str | Path = RUNS,
 ) -> Path:
-    """Train a LoRA of the attention layers on the pictures of a folder; returns the path of its file.
+    """Train a LoRA on the pictures of a folder; returns the path of its file.
 
     out: by default FOLDER-lora.safetensors; diffusers opens it where it opens the model.
     model: what is adapted, and is not changed: a name that ships, a saved pipeline, or a folder of diffusers.
     prompt: what all pictures show; None: the captions beside them, where the model takes words.
-    rank: as of `LoRA`.  text_encoder: adapt that as well, for words that it does not know.
-    steps: how many (300); or minutes.  batch, lr: samples of a step, and the peak of the learning rate.
+    rank: as of `LoRA`.  attention_only: leave convolutions and other layers alone: a smaller file, but new shapes are
+        hardly learned.  text_encoder: adapt that as well, for words that it does not know.
+    steps: how many (150); or minutes.  batch, lr: samples of a step, and the peak of the learning rate.
     resume, runs: as for all recipes; the run's own folder in `runs` keeps sheets of samples.
     Raises what `data.images` raises, and ValueError for prompts that are missing or not wanted.
     """
@@ -44,8 +48,10 @@ def run(
     parts.requires_grad_(False)
     examples = Examples(job.pipe, pictures, prompts)
     with seeded(seed):
-        lora = LoRA(parts if text_encoder else job.pipe.unet, rank, words=sorted(set(prompts)))
+        layers = ATTENTION if attention_only else lambda name, layer: True
+        lora = LoRA(parts if text_encoder else job.pipe.unet, rank, layers=layers, words=sorted(set(prompts)))
     facts = dict(pictures=len(pictures), prompt=prompt, rank=rank, text_encoder=text_encoder)
+    facts["attention_only"] = attention_only
     steps = steps_of(steps, minutes, STEPS)
     history = job.teach(parts, examples, example_loss, examples, steps, minutes, facts, batch_size=batch, lr=lr)
     record = job.learned(history, **facts, batch=batch, lr=lr)

@@ -1,0 +1,189 @@
+"""Four ways to teach the pocket something new, compared: what is trained and stored, how long it takes, what is learned
+and what is forgotten.
+
+LoRA, textual inversion and DreamBooth learn a thing that the pocket never saw from eight pictures; a ControlNet learns
+to follow masks. The table is minildm/weights/adapters.json, which lesson 10 reads. Some eight minutes on one idle core;
+what is finished is kept, so a run that was stopped goes on.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from minildm import geneval, images, storage, weights
+from minildm.adapt import Examples, LoRA, NewWord, WithPrior, dreambooth_loss, networks, prior_pictures
+from minildm.data import newcomer
+from minildm.pipeline import LatentDiffusion
+from minildm.recipes import RUNS, measured_once, provenance, taught
+from minildm.recipes.studies import mask_to_scene
+from minildm.tensors import count_parameters, seeded
+from minildm.training import train
+
+PLACE = weights.FOLDER / "adapters.json"
+NEW_WORD, LIKE = f"<{newcomer.NAME}>", "frog"  # of textual inversion, and the nearest thing that the pocket knows
+PRIOR, OTHERS = taught.NAMES[::2], taught.NAMES[1::2]  # what prior preservation rehearses, and what it does not
+SHOWN = taught.NAMES[1::9]  # old things whose pictures are kept, none of them rehearsed
+RANK = 2
+MEASURED = 24  # pictures of the new thing
+
+
+class Settings(NamedTuple):
+    """How a way is trained: each learns from as many pictures of the new thing a step."""
+
+    steps: int
+    batch: int
+    lr: float
+
+
+WAYS = {
+    "LoRA": Settings(150, 4, 5e-3),
+    "textual inversion": Settings(150, 4, 2e-2),
+    "DreamBooth": Settings(150, 4, 3e-4),
+    "DreamBooth with prior": Settings(150, 8, 3e-4),
+}
+
+
+def new_lora(unet: nn.Module, seed: int = 0) -> LoRA:
+    """An untrained LoRA beside all layers of a denoiser: attention alone hardly learns to draw a new shape."""
+    with seeded(seed):
+        return LoRA(unet, RANK, layers=lambda name, layer: True, words=[taught.PROMPT])
+
+
+class Prepared(NamedTuple):
+    """What is trained, on what, and how it is stored."""
+
+    parts: nn.ModuleDict
+    examples: Callable[..., dict[str, Tensor]]
+    prompt: str
+    save: Callable[[Path], Path]
+
+
+def prepare(pipe: LatentDiffusion, way: str, seed: int = 0) -> Prepared:
+    """Make a pipeline ready to learn the new thing in one of WAYS: what is to be trained is not frozen."""
+    parts, new = networks(pipe), taught.examples()
+    parts.requires_grad_(False)
+    if way == "textual inversion":
+        word = NewWord(pipe.tokenizer, pipe.text_encoder, NEW_WORD, like=LIKE)
+        prompt = f"a {NEW_WORD}"
+        return Prepared(parts, Examples(pipe, new, prompt), prompt, word.save)
+    examples = Examples(pipe, new, taught.PROMPT)
+    if way == "LoRA":
+        return Prepared(parts, examples, taught.PROMPT, new_lora(pipe.unet, seed).save)
+    if way == "DreamBooth with prior":
+        asked = taught.asked(PRIOR)
+        painted = prior_pictures(pipe, asked, len(asked), seed, steps=taught.STEPS)
+        examples = WithPrior(examples, Examples(pipe, painted, asked))
+    pipe.unet.requires_grad_(True)
+    return Prepared(parts, examples, taught.PROMPT, lambda path: weights.save(path, pipe.unet, dtype=torch.float16))
+
+
+def taught_row(way: str, model: str | Path, steps: int | None, seed: int, folder: Path) -> dict[str, Any]:
+    """What one of WAYS learns of the new thing, and what is left of the old ones; "before": the model as it is.
+
+    Pictures go to `folder`: six of the new thing, two of it beside a red heart, and the old ones of SHOWN.
+    """
+    pipe, row, prompt = LatentDiffusion.from_pretrained(model), {"way": way}, taught.PROMPT
+    pipe.words = None  # no warnings of words that it does not know
+    if way != "before":
+        how, clock = WAYS[way], taught.CoreMinutes()
+        steps = steps or how.steps
+        with clock:
+            ready = prepare(pipe, way, seed)
+            settings = dict(steps=steps, batch_size=how.batch, lr=how.lr, seed=seed, ema=0.9, progress=False)
+            train(ready.parts, ready.examples, dreambooth_loss, **settings)
+        file, prompt = ready.save(folder / "learned.safetensors"), ready.prompt
+        row |= dict(parameters=count_parameters(ready.parts), bytes=file.stat().st_size, minutes=clock.minutes)
+        row |= dict(steps=steps, batch=how.batch, lr=how.lr, seed=seed)
+        file.unlink()
+    new = taught.painted(pipe, [prompt] * MEASURED, seed=100)
+    kept, old = taught.kept(pipe)
+    pairs = taught.painted(pipe, [f"{prompt} and a red heart"] * 2, seed=300)
+    shown = old[[taught.NAMES.index(name) for name in SHOWN]]
+    _store(folder / f"{way}.jpg", torch.cat([new[:6], pairs, shown]))
+    share = {"kept": kept, "kept_rehearsed": kept[::2], "kept_others": kept[1::2], "recognised": taught.recognised(new)}
+    row |= {name: float(np.mean(values)) for name, values in share.items()}
+    return row | {"unexplained": float(np.median(taught.unexplained(new)))}
+
+
+def masks_row(way: str, model: str | Path, steps: int | None, seed: int, folder: Path) -> list[dict[str, Any]]:
+    """The figures of a ControlNet, or of all its rivals; eight pictures of each go to `folder`.
+
+    way: "ControlNet", "ControlNet without zeros" or "rivals".
+    """
+    pipe = LatentDiffusion.from_pretrained(model)
+    if way == "rivals":
+        found = mask_to_scene.rivals(pipe)
+        for name, (_, pictures) in found.items():
+            _store(folder / f"{name}.jpg", pictures[:8])
+        return [{"way": name} | figures for name, (figures, _) in found.items()]
+    zero = way == "ControlNet"
+    figures, pictures, net = mask_to_scene.learned(pipe, zero, steps or mask_to_scene.STEPS, seed)
+    file = weights.save(folder / "learned.safetensors", net, dtype=torch.float16)
+    _store(folder / f"{way}.jpg", pictures[:8])
+    row = {"way": way} | figures | dict(bytes=file.stat().st_size, seed=seed)
+    row |= dict(batch=mask_to_scene.BATCH, lr=mask_to_scene.LR)
+    file.unlink()
+    return [row]
+
+
+def record(path: Path = PLACE) -> dict[str, Any]:
+    """The table that the last run wrote: "rows" of the new thing, "masks", "pictures" by way, "model", provenance."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def pictures(found: Mapping[str, Any], way: str) -> Tensor:
+    """The pictures that a record keeps of a way. (n, 3, 64, 64) in [0, 1]"""
+    with Image.open(io.BytesIO(base64.b64decode(found["pictures"][way]))) as row:
+        return torch.stack(images.to_unit(row)[0].split(64, dim=2))
+
+
+def interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n pictures."""
+    found = geneval.interval([np.arange(n)[:, None] < round(share * n)])
+    return found.low, found.high
+
+
+def checksum(model: str | Path = "pocket") -> str:
+    """Of the denoiser of a pipeline: what was adapted, and whether it is still that one."""
+    folder = Path(model) if Path(model).is_dir() else weights.FOLDER / str(model)
+    return storage.read_metadata(folder / "unet.safetensors")["checksum"]
+
+
+def run(
+    out: Path | None = None,
+    *,
+    model: str | Path = "pocket",
+    steps: int | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    runs: Path = RUNS,
+) -> Path:
+    """Measure all ways on a model, and write the table; returns its path.  steps: of each training; None: its own."""
+    folder = Path(runs) / "adapters"
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [(way, taught_row) for way in ("before", *WAYS)]
+    jobs += [(way, masks_row) for way in ("rivals", "ControlNet", "ControlNet without zeros")]
+    found = {}
+    for way, measure in jobs:
+        file = folder / f"{way}.json"
+        found[way] = measured_once(file, lambda: measure(way, model, steps, seed, folder), resume)  # noqa: B023
+    masks = [row for way, measure in jobs if measure is masks_row for row in found[way]]
+    rows = [found[way] for way, measure in jobs if measure is taught_row]
+    drawn = {row["way"]: base64.b64encode((folder / f"{row['way']}.jpg").read_bytes()).decode() for row in rows + masks}
+    table = dict(recipe="adapters", model=checksum(model), rows=rows, masks=masks, pictures=drawn, **provenance())
+    return storage.write_text(out or PLACE, json.dumps(table, indent=1) + "\n")
+
+
+def _store(path: Path, pictures: Tensor) -> None:
+    """Pictures (n, 3, h, w) side by side as one JPEG: with fine colours, a fifth of a PNG."""
+    (row,) = images.to_pil(torch.cat(list(pictures), dim=2)[None])
+    with storage.file(path) as part:
+        row.save(part, "JPEG", quality=92, subsampling=0)

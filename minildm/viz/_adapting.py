@@ -1,0 +1,80 @@
+"""Adaptation, drawn: what LoRA adds to a layer, and what a way to teach buys against what it costs."""
+
+from collections.abc import Mapping
+
+from minildm.optional import require
+
+from ._figures import BLUE, GREEN, ORANGE, PURPLE, RED
+from ._pictures import Figure
+from ._sheets import SMALL
+
+
+def low_rank(outputs: int, inputs: int, rank: int, title: str = "") -> Figure:
+    """LoRA: a frozen weight, and beside it a path through a few numbers; matrices in their true proportions.
+
+    outputs, inputs: of the layer, the rows and columns of its weight.  rank: of the path.  Returns the figure.
+    Raises ValueError for a rank that is not below both.
+    """
+    if not 1 <= rank < min(outputs, inputs):
+        raise ValueError(f"expected a rank from 1, below {outputs} and {inputs}, got {rank}")
+    plt, matplotlib = require("matplotlib.pyplot"), require("matplotlib.patches")
+    figure, axis = plt.subplots(figsize=(8.8, 3.4))
+    axis.set(xlim=(0, 11), ylim=(0, 4.2))
+    axis.axis("off")
+    unit = 1.7 / max(outputs, inputs)  # a matrix as it multiplies from the left: as high as its outputs
+
+    def box(x, y, wide, high, colour, name, below):
+        wide, high = max(wide, 0.09), max(high, 0.09)
+        axis.add_patch(matplotlib.Rectangle((x - wide / 2, y - high / 2), wide, high, fc=colour, ec="black", lw=1))
+        axis.text(x, y + high / 2 + 0.08, name, ha="center", va="bottom", fontsize=11)
+        axis.text(x, y - high / 2 - 0.1, below, ha="center", va="top", fontsize=SMALL)
+        return x - wide / 2, x + wide / 2
+
+    def arrow(start, end):
+        axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "lw": 1.6, "shrinkA": 3, "shrinkB": 3})
+
+    low, high, middle = 0.85, 2.95, 1.9
+    left, right = box(5.2, high, unit * inputs, unit * outputs, "0.85", "W, frozen", "")
+    axis.text(5.2, high, f"{outputs}×{inputs}\n{outputs * inputs:,} numbers", ha="center", va="center", fontsize=10)
+    down = box(4.2, low, unit * inputs, unit * rank, ORANGE, "down", f"{rank}×{inputs}: {rank * inputs:,}")
+    up = box(6.9, low, unit * rank, unit * outputs, BLUE, "up", "")
+    axis.text(7.1, low - 0.1, f"{outputs}×{rank}: {outputs * rank:,}\nstarts at 0", ha="left", va="top", fontsize=SMALL)
+    axis.text(5.75, low + 0.12, f"only {rank} numbers", ha="center", va="bottom", fontsize=SMALL, color=ORANGE)
+    axis.text(0.9, middle, "x", ha="center", va="center", fontsize=15)
+    axis.text(1.2, middle - 0.3, f"{inputs} numbers", ha="center", va="top", fontsize=SMALL)
+    arrow((1.1, middle), (left, high))
+    arrow((1.1, middle), (down[0], low))
+    arrow((down[1], low), (up[0], low))
+    axis.add_patch(plt.Circle((9.6, middle), 0.2, fc="white", ec="black"))
+    axis.text(9.6, middle, "+", ha="center", va="center", fontsize=14)
+    arrow((right, high), (9.45, middle + 0.13))
+    arrow((up[1], low + 0.45), (9.45, middle - 0.13))
+    axis.text(8.75, 1.35, "× α / r", ha="left", va="top", fontsize=10)
+    arrow((9.8, middle), (10.6, middle))
+    axis.text(10.75, middle, "y", ha="center", va="center", fontsize=15)
+    figure.suptitle(title)
+    return figure
+
+
+def kept_and_learned(
+    points: Mapping[str, tuple[float, float]],
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+) -> Figure:
+    """What was learned over what was kept, a named point for each way; up and to the right is better. The figure.
+
+    points: {name: (kept, learned)}, shares from 0 to 1.
+    Raises ValueError for no points or more than five.
+    """
+    if not 0 < len(points) <= 5:
+        raise ValueError(f"expected one point to five, got {len(points)}")
+    figure, axis = require("matplotlib.pyplot").subplots(figsize=(8.8, 4))
+    marks = zip(points.items(), (("0.3", "*"), (BLUE, "o"), (PURPLE, "D"), (RED, "v"), (GREEN, "^")), strict=False)
+    for (name, (x, y)), (colour, mark) in marks:
+        axis.plot(x, y, mark, color=colour, ms=11, label=name, clip_on=False)
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, ylabel=ylabel, title=title)
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_formatter(require("matplotlib.ticker").PercentFormatter(1))
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
