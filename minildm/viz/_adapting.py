@@ -10,7 +10,9 @@ from ._sheets import SMALL
 
 
 def low_rank(outputs: int, inputs: int, rank: int, title: str = "") -> Figure:
-    """LoRA: a frozen weight, and beside it a path through a few numbers; matrices in their true proportions.
+    """LoRA: a frozen weight, and beside it a path through a few numbers.
+
+    Matrices are drawn in their proportions, but never too thin to be seen.
 
     outputs, inputs: of the layer, the rows and columns of its weight.  rank: of the path.  Returns the figure.
     Raises ValueError for a rank that is not below both.

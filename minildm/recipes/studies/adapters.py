@@ -30,7 +30,7 @@ from minildm.training import train
 PLACE = weights.FOLDER / "adapters.json"
 NEW_WORD, LIKE = f"<{newcomer.NAME}>", "frog"  # of textual inversion, and the nearest thing that the pocket knows
 PRIOR, OTHERS = taught.NAMES[::2], taught.NAMES[1::2]  # what prior preservation rehearses, and what it does not
-SHOWN = taught.NAMES[1::9]  # old things whose pictures are kept, none of them rehearsed
+SHOWN = taught.NAMES[1::9]  # old things whose pictures are kept
 RANK = 2
 MEASURED = 24  # pictures of the new thing
 
