@@ -80,6 +80,12 @@ def hidden(scores, mask):
         (checks.masked_attention, masked(lambda s, m: s.masked_fill(~m, 0).softmax(-1)), "minus infinity"),
         (checks.masked_attention, masked(lambda s, m: s.softmax(-1) * m), "do not sum to 1"),
         (checks.masked_attention, masked(lambda s, m: s * m), "without a softmax"),
+        (checks.masked_attention, masked(lambda s, m: (s - torch.inf * ~m).softmax(-1)), "times 0 is NaN"),
+        (checks.masked_attention, masked(lambda s, m: s.masked_fill(~m, torch.inf).softmax(-1)), "all is NaN"),
+        (checks.masked_attention, masked(lambda s, m: s.masked_fill(~m, -torch.inf).softmax(1)), "axis -1"),
+        (checks.masked_attention, masked(lambda s, m: (s + m).softmax(-1)), "added as 1 and 0"),
+        (checks.masked_attention, masked(lambda s, m: s.softmax(-1).masked_fill(~m, -torch.inf)), "before the softmax"),
+        (checks.masked_attention, masked(lambda s, m: hidden(s, m[:, 0])), "is \\(b, 1, m\\)"),
         (checks.masked_attention, masked(hidden, lambda d: 1), "not divided by the root"),
         (checks.masked_attention, masked(hidden, lambda d: 1 / d), "take its root"),
         (checks.masked_attention, masked(hidden, lambda d: d**0.5), "instead of divided"),
@@ -89,8 +95,15 @@ def hidden(scores, mask):
         (checks.attention_flops, lambda n, d: 8 * n * d * d + 2 * n * n * d, "one of the two products"),
         (checks.attention_flops, lambda n, d: 8 * n * d * d, "scores are missing"),
         (checks.attention_flops, lambda n, d: 8 * n * d * d + 4 * n * d, "square of n"),
+        (checks.attention_flops, lambda n, d: 3 * n * d * d + 2 * n * n * d, "counts as two$"),
+        (checks.attention_flops, lambda n, d: 4 * n * d * d + 4 * n * n * d, "in the linear layers, too"),
+        (checks.attention_flops, lambda n, d: 2 * n * d * d + 4 * n * n * d, "four linear layers"),
+        (checks.attention_flops, lambda n, d: 8 * n * d + 4 * n * n * d, "dim · dim products"),
+        (checks.attention_flops, lambda n, d: 8 * d * d + 4 * n * n * d, "dim · dim products"),
+        (checks.attention_flops, lambda n, d: 8 * n * d * d + 4 * n * n, "an inner product"),
+        (checks.attention_flops, lambda n, d: 8 * n * d * d + 4 * n * n * d * d, "an inner product"),
     ],
 )
 def test_a_known_mistake_is_named(check, wrong, hint):
-    with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
+    with pytest.raises(AssertionError, match=f"(?m)likely: .*{hint}"):
         check(wrong)

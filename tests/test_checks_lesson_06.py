@@ -60,6 +60,11 @@ def kl(mean=lambda d, sq, sp: d / sp, log=lambda r: r.log(), half=0.5, one=1.0, 
     return answer
 
 
+def textbook(share):
+    """The divergence with `share(distance of the means, std_q, std_p)` in place of its second term."""
+    return lambda mq, sq, mp, sp: ((sp / sq).log() + share(mq - mp, sq, sp) - 0.5).sum(1)
+
+
 def scaled(variance):
     return lambda mean, std: variance(mean, std) ** -0.5
 
@@ -76,6 +81,10 @@ def scaled(variance):
         (checks.compression, lambda c, n, d: c * 4**n, "latent's channels count"),
         (checks.compression, lambda c, n, d: 4**n / d, "picture's channels count"),
         (checks.compression, lambda c, n, d: int(good_ratio(c, n, d)), "rounded"),
+        (checks.compression, lambda c, n, d: round(good_ratio(c, n, d)), "rounded"),
+        (checks.compression, lambda c, n, d: c * 4 * n / d, "a power, no product"),
+        (checks.compression, lambda c, n, d: c * 64 / d, "three halvings only"),
+        (checks.compression, lambda c, n, d: 2**n, "both sides are halved; and"),
         (checks.kl_between, lambda mq, sq, mp, sp: good_kl(mp, sp, mq, sq), "swapped"),
         (checks.kl_between, lambda mq, sq, mp, sp: Gaussian(mq, 2 * sq.log()).kl().double(), "p is not used"),
         (checks.kl_between, kl(half=1), "half is missing"),
@@ -97,6 +106,17 @@ def scaled(variance):
         (checks.kl_between, kl(join=lambda k: k.mean(1)), "nats add up"),
         (checks.kl_between, kl(join=lambda k: k.sum(0)), "sum over the batch"),
         (checks.kl_between, kl(join=torch.sum), "single number"),
+        (checks.kl_between, kl(join=lambda k: k.sum(1).mean()), "single number"),
+        (checks.kl_between, kl(join=lambda k: k), "not summed yet"),
+        (checks.kl_between, lambda mq, sq, mp, sp: good_kl(mq, sq, mp, sp) - sp.log().sum(1), "std_p is missing"),
+        (checks.kl_between, textbook(lambda d, sq, sp: (sq**2 + d**2) / (2 * sp)), "variance of p, std_p"),
+        (checks.kl_between, textbook(lambda d, sq, sp: (sq**2 + d**2) / (2 * sq**2)), "in deviations of q: take"),
+        (checks.kl_between, textbook(lambda d, sq, sp: (sq**2 + d) / (2 * sp**2)), "is not squared"),
+        (
+            checks.kl_between,
+            lambda mq, sq, mp, sp: ((mq**2 + sq**2 - mp**2 - sp**2) / 2 - (sq / sp).log()).sum(1),
+            "a difference of two",
+        ),
         (checks.kl_between, kl(mean=lambda d, sq, sp: d), "not measured in deviations of p"),
         (checks.kl_between, kl(mean=lambda d, sq, sp: d / sq), "take those of p"),
         (checks.kl_between, kl(log=lambda r: r.sqrt().log()), "ratio of variances"),
@@ -107,7 +127,15 @@ def scaled(variance):
         (checks.scale_factor, lambda m, s: m.std(correction=0) + s.mean(), "deviations do not; and take 1"),
         (checks.scale_factor, lambda m, s: m.std(correction=0), "not of means alone; and take 1"),
         (checks.scale_factor, lambda m, s: (m.var(correction=0) + s.mean() ** 2) ** 0.5, "average it; and take 1"),
-        (checks.scale_factor, scaled(lambda m, s: m.var(correction=0)), "dice are missing"),
+        (checks.scale_factor, lambda m, s: (m.var() + (s**2).mean()).sqrt(), "spread itself"),
+        (checks.scale_factor, lambda m, s: 1 / m.std(), "noise is missing"),
+        (checks.scale_factor, scaled(lambda m, s: m.var() + s.var()), "take no spread of it"),
+        (checks.scale_factor, lambda m, s: 1 / s.std(), "means are missing"),
+        (checks.scale_factor, lambda m, s: 1 / (m.var() + s.mean()), "squared, and a root is missing"),
+        (checks.scale_factor, scaled(lambda m, s: m.var() + (s**2).sum()), "not added up"),
+        (checks.scale_factor, scaled(lambda m, s: m.var() + s**2), "for all numbers together, not one"),
+        (checks.scale_factor, scaled(lambda m, s: m.var(0) + (s**2).mean(0)), "for all numbers together, not one"),
+        (checks.scale_factor, scaled(lambda m, s: m.var(correction=0)), "noise is missing"),
         (checks.scale_factor, scaled(lambda m, s: (s**2).mean()), "means are missing"),
         (checks.scale_factor, lambda m, s: 1 / (m.std(correction=0) + s.mean()), "variances do"),
         (checks.scale_factor, scaled(lambda m, s: m.var(correction=0) + s.mean() ** 2), "before you average"),

@@ -67,6 +67,13 @@ def saved(steps, pixel, latent):
     return steps * (pixel - latent)
 
 
+def flops(
+    linear=lambda n, d, m, c: 4 * n * d * d + 4 * m * c * d,
+    product=lambda n, d, m, c: 4 * n * m * d,
+):
+    return lambda *case: linear(*case) + product(*case)
+
+
 @pytest.mark.parametrize(
     "check, wrong, hint",
     [
@@ -79,6 +86,16 @@ def saved(steps, pixel, latent):
         (checks.decodable_latent, latent(lambda z, v, a, b, s: (z - b * v) / a / s), "as if it were the noise"),
         (checks.decodable_latent, latent(lambda z, v, a, b, s: v / s), "taken for z_0"),
         (checks.decodable_latent, latent(lambda z, v, a, b, s: (b * z + a * v) / s), "this is the noise"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: a * z - b * v / s), "only v is divided"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: a * z + b * v), "v is added"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: (a * z - (1 - a) * v) / s), "not 1 less the root"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: (z - v) / s), "factors are missing"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: z / s), "v is not used"),
+        (checks.decodable_latent, latent(lambda z, v, a, b, s: (z - b * v) / a), "as if it were the noise"),
+        (checks.models_to_pay, models(lambda n, pixel, latent: (pixel - latent) / n), "divide by their number"),
+        (checks.models_to_pay, models(lambda n, pixel, latent: n), "what a step saves is missing"),
+        (checks.models_to_pay, models(lambda n, pixel, latent: n * (latent - pixel)), "in this order"),
+        (checks.models_to_pay, models(lambda n, pixel, latent: n * pixel / latent), "a difference"),
         (checks.models_to_pay, models(saved, math.floor), "rounded down"),
         (checks.models_to_pay, models(saved, math.floor, least=0), "rounded down"),
         (checks.models_to_pay, models(saved, round), "nearest whole"),
@@ -94,7 +111,15 @@ def saved(steps, pixel, latent):
         (checks.models_to_pay, models(lambda n, pixel, latent: pixel - latent), "at every step"),
         (checks.models_to_pay, models(lambda n, pixel, latent: n * pixel), "only the difference"),
         (checks.models_to_pay, models(lambda n, pixel, latent: n * latent), "how much less"),
-        (checks.cross_attention_flops, lambda n, d, m, c: good_flops(n, d, m, c) // 2, "counts as two"),
+        (checks.cross_attention_flops, lambda n, d, m, c: good_flops(n, d, m, c) // 2, "counts as two$"),
+        (checks.cross_attention_flops, flops(lambda n, d, m, c: 2 * n * d * d + 2 * m * c * d), "linear layers, too"),
+        (checks.cross_attention_flops, flops(lambda n, d, m, c: 8 * n * d * d), "layers of their own"),
+        (checks.cross_attention_flops, flops(lambda n, d, m, c: 4 * n * d * d + 2 * m * c * d), "only one of keys"),
+        (checks.cross_attention_flops, flops(lambda n, d, m, c: 4 * n * d * d + 4 * m * c * c), "have width dim"),
+        (checks.cross_attention_flops, flops(lambda n, d, m, c: 4 * n * d + 4 * m * c), "width in · width out"),
+        (checks.cross_attention_flops, flops(product=lambda n, d, m, c: 4 * n * m * c), "have width dim"),
+        (checks.cross_attention_flops, flops(product=lambda n, d, m, c: 4 * n * n * d), "n · words scores"),
+        (checks.cross_attention_flops, flops(product=lambda n, d, m, c: 4 * n * m), "an inner product"),
         (checks.cross_attention_flops, lambda n, d, m, c: 4 * n * d * d + 4 * n * m * d, "keys and values are missing"),
         (checks.cross_attention_flops, lambda n, d, m, c: good_flops(n, d, m, c) - 2 * n * d * d, "queries or output"),
         (checks.cross_attention_flops, lambda n, d, m, c: 4 * m * c * d + 4 * n * m * d, "layers on the places"),
@@ -110,5 +135,5 @@ def saved(steps, pixel, latent):
     ],
 )
 def test_a_known_mistake_is_named(check, wrong, hint):
-    with pytest.raises(AssertionError, match=f"likely: .*{hint}"):
+    with pytest.raises(AssertionError, match=f"(?m)likely: .*{hint}"):
         check(wrong)

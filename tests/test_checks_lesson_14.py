@@ -58,25 +58,33 @@ def training(
     zero=True,
     first=False,
     item=True,
+    order=("zero_grad", "backward", "step"),
+    turned=False,
+    stop=None,
 ):
     """The right loop; each argument makes a slip."""
 
     def average_in(average, model, keep):
+        if turned:
+            average, model = model, average
         with torch.no_grad():
             for old, new in zip(average.parameters(), model.parameters(), strict=True):
                 old.lerp_(new, lerp(keep))
 
     def answer(model, average, optimizer, batches, alphas_cumprod, keep):
         losses = []
-        for x_0, eps, t, y in batches:
+        for x_0, eps, t, y in batches[:stop]:
             a = alphas_cumprod[t].view(-1, 1, 1, 1)
-            if zero:
-                optimizer.zero_grad()
             loss = F.mse_loss(model(x_t(a, x_0, eps), t, y=y), target(a, x_0, eps))
-            loss.backward()
-            if first:
-                average_in(average, model, keep)
-            optimizer.step()
+            for what in order:
+                if what == "zero_grad" and zero:
+                    optimizer.zero_grad()
+                if what == "backward":
+                    loss.backward()
+                if what == "step":
+                    if first:
+                        average_in(average, model, keep)
+                    optimizer.step()
             if not first:
                 average_in(average, model, keep)
             losses.append(loss.item() if item else loss)
@@ -89,6 +97,29 @@ def no_guard(model, average, optimizer, batches, alphas_cumprod, keep):
     training()(model, average, optimizer, batches, alphas_cumprod, keep)
     for old, new in zip(average.parameters(), model.parameters(), strict=True):
         old.mul_(keep).add_((1 - keep) * new)
+
+
+def multiplied(model, average, optimizer, batches, alphas_cumprod, keep):
+    average = keep * average + (1 - keep) * model
+    return training()(model, average, optimizer, batches, alphas_cumprod, keep)
+
+
+def even(x):
+    """Margins for F.pad, half of the missing rows and columns, rounded down, on each side."""
+    down, right = ((max(x.shape[1:]) - n) // 2 for n in x.shape[1:])
+    return right, right, down, down
+
+
+def spread(x):
+    """The margins of height and width exchanged."""
+    down, right = (max(x.shape[1:]) - n for n in x.shape[1:])
+    return F.pad(x, [down // 2, down - down // 2, right // 2, right - right // 2], value=1.0)
+
+
+def placed(x, columns):
+    canvas = torch.ones(len(x), max(x.shape[1:]), max(x.shape[1:]))
+    canvas[:, :, columns] = x
+    return canvas
 
 
 RIGHT = [(checks.square, good_square), (checks.nearest, good_nearest), (checks.painter_training, training())]
@@ -126,6 +157,22 @@ def test_the_training_that_passes_has_the_package_s_loss():
         (checks.square, padded(-1.0), "margin is -1"),
         (checks.square, padded(255.0), "margin is 255"),
         (checks.square, padded(shift=1), "an odd margin"),
+        (checks.square, lambda x: padded()(x.mT).mT if x.shape[1] == x.shape[2] else spread(x), "left, right, top"),
+        (checks.square, lambda x: F.pad(x, even(x), value=1.0), "more behind than before"),
+        (checks.square, lambda x: x[:, : min(x.shape[1:]), : min(x.shape[1:])], "it is cut"),
+        (checks.square, lambda x: placed(x, slice(0, -0)), "0 : -0"),
+        (checks.nearest, compared(lambda d: d.norm(dim=2) / d.shape[2]), "numbers one picture has"),
+        (checks.nearest, compared(lambda d: d.norm(dim=2) / (len(d) * d.shape[2]) ** 0.5), "numbers one picture has"),
+        (checks.nearest, compared(lambda d: d.abs().mean(2).sqrt()), "square them first"),
+        (checks.nearest, compared(rms, lambda d: (d.min(), d.argmin())), "a single nearest one"),
+        (checks.nearest, lambda drawn, known: (drawn - known).min(1), "every known one"),
+        (checks.nearest, lambda x, y: torch.cdist(x.flatten()[None], y.flatten()[None]).min(1), r"flatten\(1\) a row"),
+        (checks.painter_training, training(order=("zero_grad", "step")), "learns nothing"),
+        (checks.painter_training, training(order=("backward", "zero_grad", "step")), "in this order"),
+        (checks.painter_training, training(turned=True), "takes a little of the model"),
+        (checks.painter_training, training(stop=1), "the return stands inside"),
+        (checks.painter_training, lambda *case: sum(training()(*case)) / len(case[3]), "do not average"),
+        (checks.painter_training, multiplied, "networks do not multiply"),
         (checks.square, lambda x: F.pad(x, [0, x.shape[1] - min(x.shape[1:]), 0, 0])[:, : x.shape[1]], None),
         (checks.square, cut, "it is cut"),
         (checks.square, lambda x: F.interpolate(x[None], max(x.shape[1:]))[0], "it is stretched"),

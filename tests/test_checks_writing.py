@@ -505,6 +505,16 @@ def unsafe_attention(less):
     return answer
 
 
+def weighted(weights):
+    """Attention with `weights(e, scores)`, where e are the exponentials of the scores less each row's maximum."""
+
+    def answer(q, k, v):
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        return weights((scores - scores.amax(-1, keepdim=True)).exp(), scores) @ v
+
+    return answer
+
+
 class TestAttention:
     def test_right(self):
         assert checks.attention(good_attention)
@@ -528,6 +538,15 @@ class TestAttention:
             (unsafe_attention(lambda scores: scores.mean(-1, keepdim=True)), "subtract each row's maximum"),
             (unsafe_attention(lambda scores: scores.max()), "subtract each row's maximum"),
             (lambda q, k, v: (q @ k.permute(3, 2, 1, 0)).softmax(-1) @ v, "only its last two"),
+            (lambda q, k, v: (q @ k).softmax(-1) @ v, "the last but one of b"),
+            (lambda q, k, v: (q @ k.mT - (q @ k.mT).max(-1, keepdim=True)).softmax(-1) @ v, r"take its \.values"),
+            (weighted(lambda e, s: e), "do not add up to 1"),
+            (weighted(lambda e, s: e / e.sum()), "one sum for all queries"),
+            (weighted(lambda e, s: e / s.sum(-1, keepdim=True)), "by the sum of the scores"),
+            (weighted(lambda e, s: (s / s.amax(-1, keepdim=True)).softmax(-1)), "not divided by it"),
+            (lambda q, k, v: good_attention(q, k, v[..., :1] * 0 + torch.eye(k.shape[2])), "these are the weights"),
+            (lambda q, k, v: (q @ k.mT).softmax(-1) @ v / q.shape[-1] ** 0.5, "before the exponentials"),
+            (lambda q, k, v: (q @ k.mT).exp() @ v / (q @ k.mT).exp().sum(-1, keepdim=True), "by the root"),
             (lambda q, k, v: (q @ k.mT) / (q @ k.mT).sum(-1) @ v, "keepdim=True"),
         ],
     )
@@ -591,7 +610,27 @@ class TestLatents:
             (checks.reparameterise, lambda m, v, e: m + e, "not weighted"),
             (checks.reparameterise, lambda m, v, e: (m + (v / 2).exp() * e).data, "no gradient"),
             (checks.reparameterise, lambda m, v, e: m + v.exp() / 2 * e, "belongs into the exponent"),
+            (checks.reparameterise, lambda m, v, e: m + (v / 4).exp() * e, "a root too many"),
+            (checks.reparameterise, lambda m, v, e: m + (-v / 2).exp() * e, "sign in the exponent"),
+            (checks.reparameterise, lambda m, v, e: m + 10 ** (v / 2) * e, "the natural logarithm"),
+            (checks.reparameterise, lambda m, v, e: (m + (v / 2).exp()) * e, "only the deviation multiplies"),
+            (checks.reparameterise, lambda m, v, e: (e - m) / (v / 2).exp(), "the way back"),
+            (checks.reparameterise, lambda m, v, e: m + math.exp(v.detach()) * e, "several numbers"),
             (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v).sum((1, 2, 3)), "half is missing"),
+            (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v).sum(), "half is missing"),
+            (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v).mean((1, 2, 3)), "and the half is missing"),
+            (checks.kl, lambda m, v: ((m**2 + v.exp()) / 2 - 1 - v).sum((1, 2, 3)), "the half belongs to all"),
+            (checks.kl, lambda m, v: ((m**2 + v.exp() - v) / 2 - 1).sum((1, 2, 3)), "the half belongs to all"),
+            (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v / 2).sum((1, 2, 3)) / 2, "log_variance itself"),
+            (checks.kl, lambda m, v: (v.exp() - m**2 - 1 - v).sum((1, 2, 3)) / 2, "squared mean has the wrong sign"),
+            (checks.kl, lambda m, v: (m**2 - v.exp() - 1 - v).sum((1, 2, 3)) / 2, "variance has the wrong sign"),
+            (
+                checks.kl,
+                lambda m, v: (m**2 + v.exp() - 1 - v + math.log(2 * math.pi)).sum((1, 2, 3)) / 2,
+                "so it cancels",
+            ),
+            (checks.kl, lambda m, v: ((m**2 + 1) / v.exp() - 1 + v).sum((1, 2, 3)) / 2, "p and q are exchanged"),
+            (checks.kl, lambda m, v: ((m + (v / 2).exp()) ** 2 - 1 - v).sum((1, 2, 3)) / 2, "squared separately"),
             (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v).mean((1, 2, 3)) / 2, "nats add up"),
             (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v).sum() / 2, "each picture has its own"),
             (checks.kl, lambda m, v: (m**2 + v.exp() - 1 - v).sum((1, 2, 3)).mean() / 2, "each picture has its own"),
@@ -758,7 +797,7 @@ class TestDenoising:
                 z = eval(encode, {"vae": vae, "x": x, "torch": torch})
             t, eps = torch.randint(len(alphas_cumprod), (len(x),)), torch.randn_like(z)
             a, s = (share[t].view(-1, 1, 1, 1).sqrt() for share in (alphas_cumprod, 1 - alphas_cumprod))
-            target = eval(v, {"a": a, "s": s, "z": z, "eps": eps})
+            target = eval(v, {"a": a, "s": s, "x": x, "z": z, "eps": eps})
             return F.mse_loss(model(a * z + s * eps, t), target)
 
         return step
@@ -781,6 +820,8 @@ class TestDenoising:
             ("vae.encode(x).sample()", False, "is not scaled"),
             ("vae.encode(x).sample() / vae.scale_factor", False, "the way back"),
             ("vae.encode(x).mean * vae.scale_factor", False, "a sample is asked for"),
+            ("vae.scale(vae.encode(x).sample()) * vae.scale_factor", False, "scaled twice"),
+            ("vae.encode(x) * vae.scale_factor", False, "draws a latent from it"),
             ("x", False, "encode them first"),
             ("vae.scale(vae.encode(x).sample())", True, "trained along"),
         ],
@@ -798,10 +839,29 @@ class TestDenoising:
             ("a * z - s * eps", "the noise comes first"),
             ("a * eps + s * z", "are added"),
             ("a**2 * eps - s**2 * z", "roots are missing in v"),
+            ("a * eps - s * x", "not of the pictures"),
         ],
     )
     def test_another_answer_than_v_in_latents(self, v, hint):
         expect(checks.latent_training_step, self.latent(v=v), hint)
+
+    def test_a_loss_that_went_backward_already(self):
+        def step(*case):
+            loss = self.latent()(*case)
+            loss.backward()
+            return loss
+
+        expect(checks.latent_training_step, step, "return the loss")
+
+    def test_another_mixture_than_x_t_in_latents(self):
+        def step(model, vae, x, alphas_cumprod):
+            with torch.no_grad():
+                z = vae.scale(vae.encode(x).sample())
+            t, eps = torch.randint(len(alphas_cumprod), (len(x),)), torch.randn_like(z)
+            a = alphas_cumprod[t].view(-1, 1, 1, 1).sqrt()
+            return F.mse_loss(model(a * z + (1 - a) * eps, t), a * eps - (1 - a) * z)
+
+        expect(checks.latent_training_step, step, "with a and s as roots")
 
     @staticmethod
     def flow(target="eps - x", x_t="(1 - u) * x + u * eps", t="torch.rand(len(x))"):

@@ -14,8 +14,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale=lambda d: d**-0.5, axis=-1, w
     return weigh(q @ k.mT * scale(q.shape[-1]), axis) @ v
 
 
+_UNROOTED = "the scores are not divided by the root of d"
+_NOT_ONE = "the weights do not add up to 1: divide the exponentials by their sum"
 _SLIPS = {  # of attention: {hint: what differs in `_attend`}
-    "the scores are not divided by the root of d": {"scale": lambda d: 1.0},
+    _UNROOTED: {"scale": lambda d: 1.0},
     "divided by d itself: take its root": {"scale": lambda d: 1 / d},
     "multiplied by the root of d instead of divided": {"scale": lambda d: d**0.5},
     "the softmax runs over the wrong axis: for each query the weights of all keys add up to 1": {"axis": -2},
@@ -23,9 +25,7 @@ _SLIPS = {  # of attention: {hint: what differs in `_attend`}
     "exponentials are missing: the softmax is more than a division by the sum": {
         "weigh": lambda scores, axis: scores / scores.sum(axis, keepdim=True)
     },
-    "the weights do not add up to 1: divide the exponentials by their sum": {
-        "weigh": lambda scores, axis: scores.exp()
-    },
+    _NOT_ONE: {"weigh": lambda scores, axis: scores.exp()},
 }
 
 
@@ -43,15 +43,36 @@ def attention() -> Exercise:
     large = [torch.randint(-60, 61, (2, 1, length, 4), generator=draw).double() for length in (7, 8)]
     cases.append((*large, torch.randn(2, 1, 8, 4, generator=draw, dtype=torch.float64)))  # scores beyond ± 1,000
 
-    def less(what):  # exponentials of the scores less something, divided by their sum
+    def less(what, scale=lambda d: d**-0.5):  # exponentials of the scores less something, divided by their sum
         def weigh(scores, axis):
             weights = (scores - what(scores)).exp()
             return weights / weights.sum(axis, keepdim=True)
 
+        return lambda q, k, v: _attend(q, k, v, scale, weigh=weigh)
+
+    def of(weights):  # from the exponentials e of the scores less their maxima
+        def weigh(scores, axis):
+            return weights((scores - scores.amax(axis, keepdim=True)).exp(), scores)
+
         return lambda q, k, v: _attend(q, k, v, weigh=weigh)
 
-    mistakes = {hint: lambda q, k, v, slip=slip: _attend(q, k, v, **slip) for hint, slip in _SLIPS.items()}
+    mistakes = {hint: [lambda q, k, v, slip=slip: _attend(q, k, v, **slip)] for hint, slip in _SLIPS.items()}
+    mistakes[_UNROOTED].append(less(lambda scores: 0, lambda d: 1.0))
+    mistakes[_NOT_ONE].append(of(lambda e, scores: e))
     mistakes |= {
+        "divided by one sum for all queries: each row of weights adds up to 1": of(lambda e, scores: e / e.sum()),
+        "divided by the sum of the scores: it is the exponentials that must add up to 1": [
+            of(lambda e, scores: e / scores.sum(-1, keepdim=True)),
+            of(lambda e, scores: scores.exp() / scores.sum(-1, keepdim=True)),
+            of(lambda e, scores: e / (scores - scores.amax(-1, keepdim=True)).sum(-1, keepdim=True)),
+        ],
+        "the root of d divides the scores, before the exponentials": lambda q, k, v: (
+            _attend(q, k, v, lambda d: 1.0) / q.shape[-1] ** 0.5
+        ),
+        "these are the weights: mix the values with them": lambda q, k, v: (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1),
+        "the maximum is subtracted from the scores; they are not divided by it": lambda q, k, v: _attend(
+            q, k, v, weigh=lambda scores, axis: (scores / scores.amax(axis, keepdim=True)).softmax(axis)
+        ),
         "k and v are exchanged": lambda q, k, v: _attend(q, v, k),
         "the values are summed up alike: where do the weights come in?": lambda q, k, v: v.mean(
             2, keepdim=True
@@ -74,8 +95,10 @@ def attention() -> Exercise:
     }
     errors = {
         "Expected size for first two dimensions": (
-            "k is turned in all its axes; only its last two are to be exchanged: k.mT, or k.transpose(-1, -2)"
+            "in a @ b, the last axis of a is as long as the last but one of b; of k only its last two axes are to be "
+            "exchanged: k.mT, or k.transpose(-1, -2)"
         ),
+        "return_types": "max over an axis gives two things: take its .values, or use amax",
         "must match the size of tensor": "a sum over the last axis drops that axis; keepdim=True keeps it",
     }
     own = [F.scaled_dot_product_attention, F.multi_head_attention_forward]

@@ -16,6 +16,7 @@ ERRORS = {
     ),
     "out of bounds": "timesteps go from 0 to len(alphas_cumprod) - 1, and here that is another number than 999",
     "argument: 't'": "the model is told the time, too: model(x_t, t)",
+    "backward through the graph a second time": "return the loss; whoever called your function calls backward",
 }
 
 
@@ -188,6 +189,7 @@ def latent_training_step() -> Exercise:
                 "the scaled latent": factor * z,
                 "a latent, not scaled": z,
                 "a latent, divided by the factor": z / factor,
+                "a latent, scaled twice": factor**2 * z,
             }
 
         facts = watch(seed, shape, ask, bases, roots(ALPHAS))
@@ -210,6 +212,7 @@ def latent_training_step() -> Exercise:
         "divided by the scale factor: that is the way back, before decoding": latent(
             lambda z, vae: z / vae.scale_factor
         ),
+        "scaled twice: vae.scale multiplies by the factor already": latent(lambda z, vae: z * vae.scale_factor**2),
         "the middle of the cloud is taken; a sample is asked for": latent(draw=lambda cloud: cloud.mean),
         "the pictures themselves are noised; encode them first": (
             lambda model, vae, x_0, alphas_cumprod: _step(target=_v)(model, x_0, alphas_cumprod)
@@ -235,8 +238,12 @@ def latent_training_step() -> Exercise:
     }
     # Compared with v, these two look alike.
     either = [*mistakes.pop(_CLEAN), mistakes.pop(_ALONE)]
-    mistakes["the model is shown the clean latent, or the noise alone; it must see x_t"] = either
-    errors = ERRORS | {"must match the size": ERRORS["must match the size"].replace("pictures", "latents")}
+    mistakes["the model must be shown a z + s eps, with a and s as roots: neither z nor the noise alone"] = either
+    errors = ERRORS | {
+        "must match the size": ERRORS["must match the size"].replace("pictures", "latents")
+        + "; and eps and v have the shape of the latents, not of the pictures",
+        "'_Encoder'": "vae.encode gives a Gaussian: .sample() draws a latent from it",
+    }
     return Exercise(latent(), cases, mistakes, run=run, own=OWN, errors=errors, patience=30)
 
 

@@ -1,5 +1,7 @@
 """Checks of what learners write of a VAE: a sample of its cloud, and the cloud's divergence."""
 
+import math
+
 import torch
 
 from minildm.autoencoder import Gaussian
@@ -45,6 +47,12 @@ def reparameterise() -> Exercise:
     mistakes = {
         "that multiplies by the variance; the deviation is its root, exp(log_variance / 2)": cloud(lambda v: v.exp()),
         "log_variance is a logarithm: take its exponential": [cloud(lambda v: v), cloud(lambda v: v / 2)],
+        "a root too many: exp(log_variance / 2) is the deviation already": cloud(lambda v: (v / 4).exp()),
+        "the sign in the exponent: a large logarithm is a wide cloud": [
+            cloud(lambda v: (-v / 2).exp()),
+            cloud(lambda v: (-v).exp()),
+        ],
+        "log_variance is the natural logarithm: exp, not a power of 10": cloud(lambda v: 10 ** (v / 2)),
         "the half belongs into the exponent: a root halves the logarithm": cloud(lambda v: v.exp() / 2),
         "log_variance is a logarithm: first its exponential, then the root": cloud(lambda v: v.abs().sqrt()),
         "twice too large in the exponent: the deviation is exp(log_variance / 2)": cloud(lambda v: (2 * v).exp()),
@@ -52,6 +60,12 @@ def reparameterise() -> Exercise:
         "the noise is missing: that is the middle of the cloud": cloud(torch.zeros_like),
         "the noise is not weighted by the deviation": cloud(torch.ones_like),
         "the noise is subtracted": cloud(sign=-1),
+        "only the deviation multiplies the noise; the mean is added after that": lambda mean, log_variance, eps: (
+            (mean + (log_variance / 2).exp()) * eps
+        ),
+        "that is the way back, from a sample to its noise": lambda mean, log_variance, eps: (
+            (eps - mean) / (log_variance / 2).exp()
+        ),
         "no gradient can go through: leave out detach, .data, no_grad and item": [
             lambda *case: cloud()(*case).detach(),
             cloud(lambda v: (v.detach() / 2).exp()),
@@ -74,8 +88,38 @@ def kl() -> Exercise:
     def divergence(join=lambda each: each.flatten(1).sum(1), **slip):
         return lambda mean, log_variance: join(nats(**slip)(mean, log_variance))
 
+    def terms(square=0.5, variance=0.5, one=0.5, log=0.5):  # what each of the four counts
+        def each(m, v):
+            return square * m.square() + variance * v.exp() - one - log * v
+
+        return lambda mean, log_variance: each(mean, log_variance).flatten(1).sum(1)
+
     mistakes = {
-        "the half is missing": divergence(half=1.0),
+        "the half is missing": [divergence(half=1.0), divergence(torch.sum, half=1.0)],
+        "a mean over the numbers, and the half is missing: nats add up": divergence(
+            lambda each: each.flatten(1).mean(1), half=1.0
+        ),
+        "the half belongs to all four: the squared mean, the variance, the 1 and the logarithm": [
+            terms(one=1.0),
+            terms(log=1.0),
+            terms(one=1.0, log=1.0),
+            terms(square=1.0, variance=1.0),
+            terms(square=1.0, variance=1.0, one=1.0),
+            terms(variance=1.0, one=1.0, log=1.0),
+        ],
+        "ln σ² is log_variance itself; only the half in front of all halves it": terms(log=0.25),
+        "the squared mean has the wrong sign: it costs": terms(square=-0.5),
+        "the variance has the wrong sign: a wide cloud costs, too": terms(variance=-0.5),
+        "ln 2π stands in both logarithms, so it cancels": [
+            divergence(one=1 - math.log(2 * math.pi)),
+            divergence(one=1 + math.log(2 * math.pi)),
+        ],
+        "p and q are exchanged: the mean is taken over q, the cloud": lambda mean, log_variance: divergence()(
+            mean * (-log_variance / 2).exp(), -log_variance
+        ),
+        "mean and deviation are squared separately: the mean of z² is μ² + σ²": lambda mean, log_variance: (
+            ((mean + (log_variance / 2).exp()).square() - 1 - log_variance).flatten(1).sum(1) / 2
+        ),
         "the sign is turned around: a divergence is never negative": divergence(half=-0.5),
         "a mean over the numbers: nats add up": divergence(lambda each: each.flatten(1).mean(1)),
         "a single number: each picture has its own": [

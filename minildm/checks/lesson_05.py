@@ -8,7 +8,7 @@ from ._check import Exercise, exercise
 
 @exercise
 def fold_batch_norm() -> Exercise:
-    """Exercise 2: `answer(mean, variance, gamma, beta, eps)`, each (c,) -> (2, c): factor and shift in eval mode."""
+    """`answer(mean, variance, gamma, beta, eps)`, each (c,) -> (2, c): factor and shift in eval mode."""
     draw = torch.Generator().manual_seed(5)
     cases = []
     for channels, eps in ((2, 0.5), (3, 0.1), (5, 1e-3), (8, 0.05)):
@@ -42,7 +42,7 @@ def fold_batch_norm() -> Exercise:
 
 @exercise
 def masked_attention() -> Exercise:
-    """Exercise 3: `answer(q, k, v, mask)`, q: (b, n, d), k and v: (b, m, d), mask: bool (b, m) -> like q."""
+    """Exercise 2: `answer(q, k, v, mask)`, q: (b, n, d), k and v: (b, m, d), mask: bool (b, m) -> like q."""
     draw = torch.Generator().manual_seed(6)
     cases = []
     for b, n, m, d in ((1, 2, 3, 2), (2, 3, 3, 4), (2, 4, 5, 3), (3, 6, 4, 5)):
@@ -58,9 +58,12 @@ def masked_attention() -> Exercise:
 
         return apply
 
-    def across(q, k, v, mask):
-        scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~mask[:, None], -1e30)
-        return scores.softmax(-2) @ v
+    def across(low):
+        def apply(q, k, v, mask):
+            scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~mask[:, None], low)
+            return scores.softmax(-2) @ v
+
+        return apply
 
     def too_late(q, k, v, mask):
         return ((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) * mask[:, None]) @ v
@@ -73,7 +76,18 @@ def masked_attention() -> Exercise:
         "a score of 0 still gets weight, for exp(0) = 1; hide it with minus infinity": attend(
             hide=lambda scores, mask: scores * mask
         ),
-        "the softmax runs over the wrong axis: for each query the weights of all places add up to 1": across,
+        "the softmax runs over the wrong axis: for each query the weights of all places add up to 1": across(-1e30),
+        "all is NaN: a hidden score is minus infinity; infinity times 0 is NaN; the softmax runs over axis -1": [
+            across(-torch.inf),
+            attend(hide=lambda scores, mask: scores.masked_fill(~mask, torch.inf)),
+            attend(hide=lambda scores, mask: scores - torch.inf * ~mask),
+        ],
+        "the mask is added as 1 and 0; a hidden score becomes minus infinity": attend(
+            hide=lambda scores, mask: scores + mask
+        ),
+        "minus infinity belongs into the scores, before the softmax": lambda q, k, v, mask: (
+            (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1).masked_fill(~mask[:, None], -torch.inf) @ v
+        ),
         "the mask comes after the softmax, so the weights that are left do not sum to 1": too_late,
         "the scores are not divided by the root of d": attend(scale=lambda d: 1),
         "divided by d itself: take its root": attend(scale=lambda d: 1 / d),
@@ -82,23 +96,41 @@ def masked_attention() -> Exercise:
             (q @ k.mT * q.shape[-1] ** -0.5 * mask[:, None]) @ v
         ),
     }
-    return Exercise(attend(), cases, mistakes)
+    errors = {"must match the size": "the mask is (b, m) and the scores (b, n, m): mask[:, None] is (b, 1, m)"}
+    return Exercise(attend(), cases, mistakes, errors=errors)
 
 
 @exercise
 def attention_flops() -> Exercise:
-    """Exercise 4: `answer(n, dim)`, the FLOPs of one self-attention layer on n places."""
+    """Exercise 3: `answer(n, dim)`, the FLOPs of one self-attention layer on n places."""
 
-    def count(linear=4, products=2, each=2, square=True):
-        return lambda n, dim: each * (linear * n * dim**2 + products * n ** (2 if square else 1) * dim)
+    def count(linear=4, products=2, each=2, layer=lambda n, dim: n * dim**2, product=lambda n, dim: n**2 * dim):
+        return lambda n, dim: each * (linear * layer(n, dim) + products * product(n, dim))
 
     cases = [(4, 8), (64, 128), (100, 32), (1024, 16), (4096, 320)]
     mistakes = {
-        "a multiplication with its addition counts as two": count(each=1),
+        "a multiplication with its addition counts as two": [
+            count(each=1),
+            count(each=1, linear=3),
+            count(each=1, products=1),
+            count(each=1, linear=3, products=1),
+        ],
+        "a multiplication with its addition counts as two in the linear layers, too": count(linear=2),
         "the linear layers are missing: queries, keys, values and output": count(linear=0),
-        "the output layer is missing": count(linear=3),
+        "the output layer is missing": [count(linear=3), count(linear=3, products=1)],
+        "there are four linear layers: queries, keys, values and output": count(linear=1),
+        "a linear layer takes dim · dim products at each place": [
+            count(layer=lambda n, dim: n * dim),
+            count(layer=lambda n, dim: dim**2),
+        ],
+        "each of the n · n scores is an inner product of dim numbers": [
+            count(product=lambda n, dim: n**2),
+            count(product=lambda n, dim: n**2 * dim**2),
+        ],
         "only one of the two products is counted: scores, and weights times values": count(products=1),
         "the scores are missing: n places compare themselves with n places": count(products=0),
-        "each place is compared with every other, so the products grow with the square of n": count(square=False),
+        "each place is compared with every other, so the products grow with the square of n": count(
+            product=lambda n, dim: n * dim
+        ),
     }
     return Exercise(count(), cases, mistakes, tolerance=0)

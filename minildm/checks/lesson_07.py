@@ -9,7 +9,7 @@ from ._check import Exercise, exercise
 
 @exercise
 def decodable_latent() -> Exercise:
-    """Exercise 2: `answer(z_t, v, now, scale)`, tensors (b, c, h, w) and two numbers -> what the decoder takes."""
+    """`answer(z_t, v, now, scale)`, tensors (b, c, h, w) and two numbers -> what the decoder takes."""
     draw = torch.Generator().manual_seed(7)
     cases = []
     for shape, now, scale in (((1, 2, 2, 3), 0.9, 0.5), ((2, 4, 3, 5), 0.3, 0.18215), ((3, 4, 2, 6), 0.04, 1.7)):
@@ -19,31 +19,45 @@ def decodable_latent() -> Exercise:
     def estimate(signal=math.sqrt, noise=lambda now: math.sqrt(1 - now), sign=-1, to=lambda z, scale: z / scale):
         return lambda z_t, v, now, scale: to(signal(now) * z_t + sign * noise(now) * v, scale)
 
+    def whether_scaled(**slip):  # a mistake in the estimate, and the same with the scale forgotten
+        return [estimate(**slip), estimate(**slip, to=lambda z, scale: z)]
+
     mistakes = {
         "the scale is missing: the decoder takes latents as the encoder gave them": estimate(to=lambda z, scale: z),
         "multiplied by the scale: that is the way in; divide on the way out": estimate(to=lambda z, scale: z * scale),
         "only z_t is divided by the scale; the estimate as a whole must be": (
             lambda z_t, v, now, scale: math.sqrt(now) * z_t / scale - math.sqrt(1 - now) * v
         ),
-        "v is added; to come to z_0 it is subtracted": estimate(sign=1),
-        "roots are missing: now is the share of the signal's power": estimate(lambda now: now, lambda now: 1 - now),
-        "the roots are swapped: at little noise z_t is nearly z_0": estimate(
-            lambda now: math.sqrt(1 - now), lambda now: math.sqrt(now)
+        "only v is divided by the scale; the estimate as a whole must be": (
+            lambda z_t, v, now, scale: math.sqrt(now) * z_t - math.sqrt(1 - now) * v / scale
         ),
-        "v is read as if it were the noise": (
-            lambda z_t, v, now, scale: (z_t - math.sqrt(1 - now) * v) / math.sqrt(now) / scale
+        "v is added; to come to z_0 it is subtracted": whether_scaled(sign=1),
+        "roots are missing: now is the share of the signal's power": whether_scaled(
+            signal=lambda now: now, noise=lambda now: 1 - now
         ),
+        "the second factor is the root of 1 - now, not 1 less the root": whether_scaled(
+            noise=lambda now: 1 - math.sqrt(now)
+        ),
+        "the factors are missing: sqrt(now) and sqrt(1 - now)": whether_scaled(
+            signal=lambda now: 1, noise=lambda now: 1
+        ),
+        "v is not used: z_t is no estimate yet": whether_scaled(signal=lambda now: 1, noise=lambda now: 0),
+        "the roots are swapped: at little noise z_t is nearly z_0": whether_scaled(
+            signal=lambda now: math.sqrt(1 - now), noise=math.sqrt
+        ),
+        "v is read as if it were the noise": [
+            lambda z_t, v, now, scale: (z_t - math.sqrt(1 - now) * v) / math.sqrt(now) / scale,
+            lambda z_t, v, now, scale: (z_t - math.sqrt(1 - now) * v) / math.sqrt(now),
+        ],
         "v is taken for z_0 itself": lambda z_t, v, now, scale: v / scale,
-        "this is the noise, not z_0": (
-            lambda z_t, v, now, scale: (math.sqrt(1 - now) * z_t + math.sqrt(now) * v) / scale
-        ),
+        "this is the noise, not z_0": whether_scaled(signal=lambda now: math.sqrt(1 - now), noise=math.sqrt, sign=1),
     }
     return Exercise(estimate(), cases, mistakes)
 
 
 @exercise
 def models_to_pay() -> Exercise:
-    """Exercise 3: `answer(first, steps, pixel, latent)`, seconds, steps, seconds a step twice -> how many models.
+    """Exercise 1: `answer(first, steps, pixel, latent)`, seconds, steps, seconds a step twice -> how many models.
 
     Where both take equally long, it has paid. Sums of the cases that end so have no rounding.
     """
@@ -96,6 +110,16 @@ def models_to_pay() -> Exercise:
         "what is saved is saved at every step": [
             models(lambda steps, pixel, latent: pixel - latent, least=n) for n in (0, 1)
         ],
+        "each step saves again: divide by their number": [
+            models(lambda steps, pixel, latent: (pixel - latent) / steps, least=n) for n in (0, 1)
+        ],
+        "what a step saves is missing: pixel - latent": [
+            models(lambda steps, pixel, latent: steps, least=n) for n in (0, 1)
+        ],
+        "what is saved is pixel - latent: a difference, in this order": [
+            models(lambda steps, pixel, latent: steps * (latent - pixel), least=n) for n in (0, 1)
+        ]
+        + [models(lambda steps, pixel, latent: steps * (pixel / latent), least=n) for n in (0, 1)],
         "each model still costs its own latent steps: only the difference is saved": models(
             lambda steps, pixel, latent: steps * pixel
         ),
@@ -108,24 +132,49 @@ def models_to_pay() -> Exercise:
 
 @exercise
 def cross_attention_flops() -> Exercise:
-    """Exercise 4: `answer(n, dim, words, context)`, the FLOPs of one cross-attention layer."""
+    """Exercise 2: `answer(n, dim, words, context)`, the FLOPs of one cross-attention layer."""
 
-    def count(of_places=2, of_words=2, made_from=lambda n, words: words, width=lambda dim, context: context, each=2):
+    def count(
+        of_places=2,
+        of_words=2,
+        made_from=lambda n, words: words,
+        width=lambda dim, context: context * dim,
+        product=lambda n, dim, words, context: n * words * dim,
+        linear=2,
+        each=2,
+    ):
         def apply(n, dim, words, context):
-            linear = of_places * n * dim**2 + of_words * made_from(n, words) * width(dim, context) * dim
-            return each * (linear + 2 * n * words * dim)
+            layers = of_places * n * dim**2 + of_words * made_from(n, words) * width(dim, context)
+            return linear * layers + each * 2 * product(n, dim, words, context)
 
         return apply
 
     cases = [(4, 8, 3, 5), (64, 128, 77, 256), (100, 32, 16, 24), (256, 16, 5, 20), (4096, 320, 77, 768)]
     mistakes = {
-        "a multiplication with its addition counts as two": count(each=1),
+        "a multiplication with its addition counts as two": count(linear=1, each=1),
+        "a multiplication with its addition counts as two in the linear layers, too": count(linear=1),
+        "keys and values are made from the words, by layers of their own: from context to dim": count(4, 0),
+        "only one of keys and values is counted": count(of_words=1),
         "keys and values are missing: they are made from the words, by linear layers": count(of_words=0),
         "queries or output are missing: each of them is a linear layer on the places": count(of_places=1),
         "the linear layers on the places are missing: queries and output": count(of_places=0),
         "keys and values are made from the words, not from the places": count(made_from=lambda n, words: n),
         "words have a width of their own: keys and values go from context to dim": count(
-            width=lambda dim, context: dim
+            width=lambda dim, context: dim**2
+        ),
+        "keys and values have width dim; only the words have width context": [
+            count(width=lambda dim, context: context**2),
+            count(product=lambda n, dim, words, context: n * words * context),
+        ],
+        "places ask words: there are n · words scores": [
+            count(product=lambda n, dim, words, context: n**2 * dim),
+            count(product=lambda n, dim, words, context: words**2 * dim),
+        ],
+        "each of the n · words scores is an inner product of dim numbers": count(
+            product=lambda n, dim, words, context: n * words
+        ),
+        "a linear layer takes products of width in · width out at each place": (
+            lambda n, dim, words, context: 4 * n * dim + 4 * words * context + 4 * n * words * dim
         ),
         "that is self-attention: places ask words here, not one another": (
             lambda n, dim, words, context: 8 * n * dim**2 + 4 * n**2 * dim

@@ -45,24 +45,40 @@ def square() -> Exercise:
         c, h, w = x.shape
         return torch.cat([x.new_ones(c, h, w - h), x], 2) if w > h else torch.cat([x.new_ones(c, h - w, w), x], 1)
 
+    def margins(x, swapped=False, even=False):
+        c, h, w = x.shape
+        down, right = max(h, w) - h, max(h, w) - w
+        if swapped:
+            down, right = right, down
+        behind = [n // 2 if even else n - n // 2 for n in (right, down)]
+        return F.pad(x, [right // 2, behind[0], down // 2, behind[1]], value=1.0)
+
     mistakes = {
+        "the margins of height and width are exchanged; F.pad takes left, right, top, bottom": lambda x: margins(
+            x, True
+        ),
+        "an odd margin has one row or column more behind than before": lambda x: margins(x, even=True),
         "the margin is black: in [0, 1], white is 1": lambda x: laid(x, ground=0.0),
         "the margin is -1: these numbers go from 0 to 1, and white is 1": lambda x: laid(x, ground=-1.0),
         "the margin is 255: these numbers go from 0 to 1, and white is 1": lambda x: laid(x, ground=255.0),
         "it lies in the upper left corner: half of the margin belongs before it": lambda x: laid(x, corner=True),
         "all of the margin lies before it: half of it belongs behind": one_side,
         "an odd margin: here its larger part belongs on the right, or at the bottom": lambda x: laid(x, up=True),
-        "it is cut: the side of the square is the longer of h and w": cut,
+        "it is cut: the side of the square is the longer of h and w": [
+            cut,
+            lambda x: x[:, : min(x.shape[1:]), : min(x.shape[1:])],
+        ],
         "it is stretched, so that circles become ellipses: add a margin instead": [
             stretched("nearest"),
             stretched("bilinear"),
             stretched("bicubic"),
         ],
     }
-    errors = {
-        "expanded size": "does the picture lie within the square? Height is its second axis, width its third",
-        "could not broadcast": "does the picture lie within the square? Height is its second axis, width its third",
-    }
+    placed = (
+        "the place in the square has another size than the picture: write top : top + h and left : left + w (0 : -0 is "
+        "empty), and take the number of channels from x"
+    )
+    errors = {"expanded size": placed, "could not broadcast": placed}
     return Exercise(laid, cases, mistakes, tolerance=0, own=[images.fit], errors=errors)
 
 
@@ -89,7 +105,21 @@ def nearest() -> Exercise:
     mistakes = {
         "the root is missing: the mean squared difference is its square": least(root=False),
         "the squares are added up; their mean is asked for": [least(total=True), least(total=True, root=False)],
-        "this is the mean of absolute differences: square them first": least(power=1),
+        "divide by the root of how many numbers one picture has": [
+            lambda drawn, known, n=n: tuple((apart(drawn, known, total=True) / n(drawn, known)).min(1))
+            for n in (
+                lambda drawn, known: drawn[0].numel(),
+                lambda drawn, known: drawn.numel() ** 0.5,
+                lambda drawn, known: known.numel() ** 0.5,
+                lambda drawn, known: len(drawn) ** 0.5,
+                lambda drawn, known: len(known) ** 0.5,
+            )
+        ],
+        "a single nearest one for all: each drawn picture has its own": least(lambda d: (d.min(), d.argmin())),
+        "this is the mean of absolute differences: square them first": [
+            least(power=1),
+            least(lambda d: tuple(d.sqrt().min(1)), power=1),
+        ],
         "the farthest picture: the smallest distance is asked for": least(lambda d: d.max(1)),
         "for each known picture the nearest drawn one: it is asked the other way round": least(lambda d: d.min(0)),
         "the two results are exchanged: first the distances, then which": least(lambda d: tuple(d.min(1))[::-1]),
@@ -98,7 +128,11 @@ def nearest() -> Exercise:
             lambda drawn, known: tuple((drawn[:, None] - known[None]).flatten(2).mean(2).abs().min(1))
         ),
     }
-    return Exercise(least(), cases, mistakes, tolerance=1e-5)
+    errors = {
+        "must match the size": "each drawn picture is compared with every known one: there are n · m distances, (n, m)",
+        "same number of columns": "flatten() makes one row of all pictures; flatten(1) a row of each",
+    }
+    return Exercise(least(), cases, mistakes, tolerance=1e-5, errors=errors)
 
 
 class _Told(nn.Module):
@@ -170,18 +204,26 @@ def painter_training() -> Exercise:
         "the squared errors are added up; their mean is asked for": _training(error=lambda d: d.square().sum()),
         "the mean absolute error: square the differences": _training(error=lambda d: d.abs().mean()),
         "keep and 1 - keep are exchanged in the average": _training(blend=lambda old, new, k: (1 - k) * old + k * new),
-        "the average stays as it was": _training(blend=lambda old, new, k: old),
+        "the average stays as it was: change its numbers in place, as copy_ and lerp_ do": _training(
+            blend=lambda old, new, k: old
+        ),
         "the average is simply the model: keep is not used": _training(blend=lambda old, new, k: new),
         "the shares do not add up to 1: the model counts 1 - keep": _training(blend=lambda old, new, k: k * old + new),
         "the average is taken before the step, and so lags one step behind": _training(early=True),
         "the average is taken once, at the end: take it after each step": _training(late=True),
         "the average is copied into the model: it only watches the training": _training(back=True),
         "a loss that is kept as a tensor keeps its whole graph in memory: append loss.item()": _training(item=False),
-        "optimizer.step() is missing: nothing is learned": _training(step=False),
+        "the model learns nothing: ask the model itself, then zero_grad, backward and step, in this order": _training(
+            step=False
+        ),
+        "model and average are exchanged: the average takes a little of the model": _training(exchanged=True),
+        "it ends after the first step: the return stands inside the loop": _training(only=1),
+        "a loss for each step, in a list: do not average them": lambda *case: sum(_training()(*case)) / len(case[3]),
     }
     errors = {
         "a leaf Variable that requires grad": "the average is not learned: change it inside torch.no_grad()",
         "must match the size": "a number for each picture: alphas_cumprod[t][:, None, None, None] fits (b, c, h, w)",
+        "for *: 'float'": "networks do not multiply: go through the parameters of both, one pair after the other",
         "missing 1 required positional argument: 'y'": "the network is told the label, too: model(x_t, t, y=y)",
     }
     return Exercise(_training(), cases, mistakes, run=run, errors=errors)
@@ -198,17 +240,21 @@ def _training(
     late=False,
     back=False,
     item=True,
+    exchanged=False,
+    only=None,
 ):
     """The right loop, or one with a mistake."""
 
     def average_in(average, model, keep):
+        if exchanged:
+            average, model = model, average
         with torch.no_grad():
             for old, new in zip(average.parameters(), model.parameters(), strict=True):
                 old.copy_(blend(old, new, keep))
 
     def loop(model, average, optimizer, batches, alphas_cumprod, keep):
         losses = []
-        for x_0, eps, t, y in batches:
+        for x_0, eps, t, y in batches[:only]:
             share = alphas_cumprod[t][:, None, None, None]
             a, s = share.sqrt(), (1 - share).sqrt()
             loss = error(model(ask(x_0, eps, a, s), t, y=y) - target(x_0, eps, a, s))
