@@ -21,6 +21,7 @@ from ._figures import (
     style,
     u_diagram,
 )
+from ._flow import consists_of, over_calls, plane_paths
 from ._latents import bands, clouds
 from ._lesson_01 import found_in, targets, u_2015
 from ._map import course_map
@@ -54,6 +55,9 @@ __all__ = [
     "strips",
     "filmstrip",
     "word_maps",
+    "plane_paths",
+    "over_calls",
+    "consists_of",
     "Film",
     "animation",
     "slider",
