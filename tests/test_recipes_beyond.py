@@ -101,15 +101,15 @@ def few(monkeypatch):
     """Few pictures, few measurements."""
     for name, value in dict(SAMPLES=8, PAIRS=8).items():
         monkeypatch.setattr(beyond, name, value)
-    monkeypatch.setattr(beyond, "CELLS", [("diffusion", "ddim", 1), ("reflow", "euler", 2), ("longer", "euler", 1)])
+    monkeypatch.setattr(beyond, "CELLS", [("diffusion", "ddim", 1), ("reflow", "euler", 2), ("reflow", "euler", 1)])
 
 
 def test_beyond_writes_four_checkpoints_with_their_records(tmp_path, few):
     path = beyond.run(tmp_path, steps=2)
     assert path.name == "beyond-dit.safetensors"
-    found = {arm: weights.record(tmp_path / f"beyond-{arm}.safetensors") for arm in beyond.SHIPPED}
-    assert {arm: found[arm]["steps"] for arm in beyond.SHIPPED} == {"diffusion": 2, "flow": 2, "reflow": 1, "dit": 8}
-    assert [row["arm"] for row in found["reflow"]["table"]] == ["reflow", "longer"]
+    found = {arm: weights.record(tmp_path / f"beyond-{arm}.safetensors") for arm in beyond.ARMS}
+    assert {arm: found[arm]["steps"] for arm in beyond.ARMS} == {"diffusion": 2, "flow": 2, "reflow": 1, "dit": 4}
+    assert [row["calls"] for row in found["reflow"]["table"]] == [2, 1]
     assert [row["calls"] for row in found["diffusion"]["table"]] == [1] and found["dit"]["table"] == []
     assert all(len(row["hits"]) == 8 for row in found["reflow"]["table"])
     assert type(weights.load(tmp_path / "beyond-dit.safetensors")).__name__ == "DiT"
@@ -121,9 +121,9 @@ def test_beyond_writes_four_checkpoints_with_their_records(tmp_path, few):
 
 
 def test_shipped_records_hold_every_measurement():
-    found = [weights.record(f"beyond-{arm}") for arm in beyond.SHIPPED]
+    found = [weights.record(f"beyond-{arm}") for arm in beyond.ARMS]
     rows = [(row["arm"], row["solver"], row["calls"]) for record in found for row in record["table"]]
     assert sorted(rows) == sorted(beyond.CELLS)
     assert [record["recipe"] for record in found] == 4 * ["beyond"]
     assert [record["steps"] for record in found] == [beyond.STEPS, beyond.STEPS, beyond.REFLOW_STEPS, beyond.DIT_STEPS]
-    assert sum((weights.FOLDER / f"beyond-{arm}.safetensors").stat().st_size for arm in beyond.SHIPPED) < 1.2e6
+    assert sum((weights.FOLDER / f"beyond-{arm}.safetensors").stat().st_size for arm in beyond.ARMS) < 1.2e6

@@ -56,13 +56,13 @@ def test_lines_without_points_are_refused(panels):
 def test_parts_stand_end_to_end_and_their_sum_behind():
     (axis,) = viz.consists_of({"one": {"a": 1.0, "b": 3.0, "c": 0}, "two": {"b": 2.0}}, "a title").axes
     bars = [(bar.get_x(), bar.get_width()) for bar in axis.patches if bar.get_width()]
-    assert bars == [(0, 1), (1, 3), (0, 2)]
+    assert bars == [(0, 0.25), (0.25, 0.75), (0, 1)]
     assert axis.patches[1].get_facecolor() == axis.patches[3].get_facecolor() != axis.patches[0].get_facecolor()
-    assert [text.get_text() for text in axis.texts] == ["1.0", "3.0", "4.00", "2.0", "2.00"]
+    assert [text.get_text() for text in axis.texts] == ["25%", "75%", "4.00 billion", "100%", "2.00 billion"]
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["one", "two"]
 
 
-@pytest.mark.parametrize("models", [{}, {"one": {}}, {"one": {"a": -1}}])
+@pytest.mark.parametrize("models", [{}, {"one": {}}, {"one": {"a": 0}}, {"one": {"a": -1}}])
 def test_parts_below_zero_are_refused(models):
     with pytest.raises(ValueError, match="not negative"):
         viz.consists_of(models)

@@ -96,43 +96,47 @@ def _names_at_the_right(axis, panel, look):
     """Write each line's name beside its last point, no two on top of each other, in room made for them."""
     ends = sorted((max(line)[1], max(line)[0], label) for label, line in panel.items())
     low, high = axis.get_ylim()
-    gap, before = 0.075 * (high - low), -np.inf
-    for y, x, label in ends:
-        before = max(y, before + gap)
-        axis.annotate(
-            label, (x, y), (1.02, (before - low) / (high - low)), textcoords="axes fraction", va="center", fontsize=9.5,
-            color=look[label][0], annotation_clip=False,
-        )  # fmt: skip
+    gap, before, heights = 0.075, -np.inf, []
+    for y, _, _ in ends:
+        before = max((y - low) / (high - low), before + gap)
+        heights.append(before)
+    for k in reversed(range(len(heights))):  # what would stand above the axes goes down, and takes along what is below
+        heights[k] = min(heights[k], 0.97 if k + 1 == len(heights) else heights[k + 1] - gap)
+    for (y, x, label), height in zip(ends, heights, strict=True):
+        style = dict(textcoords="axes fraction", va="center", fontsize=9.5, annotation_clip=False)
+        axis.annotate(label, (x, y), (1.02, height), color=look[label][0], **style)
     axis.set_ylim(low, high)
 
 
-def consists_of(
-    models: Mapping[str, Mapping[str, float]], title: str = "", xlabel: str = "billions of parameters"
-) -> Figure:
-    """Stacked bars: what each model consists of, a bar each, with its sum; returns the figure.
+def consists_of(models: Mapping[str, Mapping[str, float]], title: str = "", unit: str = "billion") -> Figure:
+    """Stacked bars of shares: what each model consists of, a bar each, with its whole behind; returns the figure.
 
     models: {model: {part: amount}}; a part has the same colour in all, and a key above. Amounts of 0 are left out.
-    Raises ValueError for no model, and for amounts below 0.
+    unit: of the amounts, for the wholes.
+    Raises ValueError for no model, for one without any amount, and for amounts below 0.
     """
+    wholes = [sum(parts.values()) for parts in models.values()]
     amounts = [amount for parts in models.values() for amount in parts.values()]
-    if not amounts or min(amounts) < 0:
+    if not amounts or min(amounts) < 0 or not all(wholes):
         raise ValueError(f"expected models of parts that are not negative, got {dict(models)}")
     kinds = list(dict.fromkeys(part for parts in models.values() for part, amount in parts.items() if amount))
-    colours = dict(zip(kinds, cycle((SKY, BLUE, ORANGE, GREEN, PURPLE, "0.6", RED)), strict=False))
-    figure, axis = require("matplotlib.pyplot").subplots(figsize=(8.8, 1.5 + 0.62 * len(models)))
-    longest = max(sum(parts.values()) for parts in models.values())
-    for row, parts in enumerate(models.values()):
+    colours = dict(zip(kinds, cycle((SKY, BLUE, ORANGE, GREEN, "0.75", PURPLE, RED)), strict=False))
+    figure, axis = require("matplotlib.pyplot").subplots(figsize=(8.8, 1.4 + 0.66 * len(models)))
+    for row, (whole, parts) in enumerate(zip(wholes, models.values(), strict=True)):
         left = 0.0
         for part, amount in parts.items():
-            axis.barh(row, amount, left=left, color=colours.get(part), height=0.62, edgecolor="white")
-            if amount > 0.05 * longest:
-                axis.text(left + amount / 2, row, f"{amount:.1f}", ha="center", va="center", fontsize=9.5)
-            left += amount
-        axis.text(left + 0.012 * longest, row, f"{left:.2f}", va="center", fontweight="bold")
+            share = amount / whole
+            axis.barh(row, share, left=left, color=colours.get(part), height=0.66, edgecolor="white")
+            if share > 0.04:
+                ink = "white" if colours[part] == BLUE else "black"
+                axis.text(left + share / 2, row, f"{share:.0%}", ha="center", va="center", color=ink)
+            left += share
+        axis.text(1.015, row, f"{whole:.2f} {unit}", va="center", fontweight="bold")
     for kind in kinds:
         axis.barh(0, 0, color=colours[kind], label=kind)
     axis.set_yticks(range(len(models)), models)
-    axis.set(ylim=(len(models) - 0.5, -0.5), xlim=(0, 1.09 * longest), xlabel=xlabel)
-    axis.grid(False, axis="y")
-    figure.legend(loc="outside upper center", ncols=min(4, len(kinds)), title=title, title_fontsize=11)
+    axis.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
+    axis.set(ylim=(len(models) - 0.5, -0.5), xlim=(0, 1.2))
+    axis.grid(False)
+    figure.legend(loc="outside upper center", ncols=len(kinds), title=title, title_fontsize=11, columnspacing=1.2)
     return figure
