@@ -26,7 +26,7 @@ from minildm.tensors import seeded
 from minildm.training import History, train
 
 STEPS, BATCH, LR, EMA = 600, 64, 5e-3, 0.99
-DIT_STEPS, DIT_LR = 1_300, 2e-3  # the best of three rates in 250 steps; its rate falls in the last quarter only
+DIT_STEPS, DIT_LR = 1_300, 2e-3  # the best of three rates in 250 to 300 steps; it falls in the last quarter only
 SIZE, ROOM = 8, 4  # of a picture, in pixels; and in how many rows, and columns, a glyph can stand
 PAIRS, PAIR_CALLS, REFLOW_STEPS = 4_000, 15, 300
 CALLS = (1, 2, 4, 8, 25)
