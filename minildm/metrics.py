@@ -1,5 +1,6 @@
 """How good is it? Overlap of masks, instances and maps, likeness of two pictures, distance between sets of pictures."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -257,3 +258,30 @@ def compare(made: Tensor, real: Tensor, extractor: str) -> Comparison:
     held, against = real[order[:n]], real[order[n:]]
     distances = [measure(x, against) for measure in (frechet_distance, kernel_distance) for x in (made, held)]
     return Comparison(*distances, made=n, real=m - n, extractor=extractor)
+
+
+class Interval(NamedTuple):
+    """A mean and the interval around it."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_interval(one: Sequence[float], other: Sequence[float], level: float = 0.95) -> Interval:
+    """Confidence interval of the mean difference other - one between measurements that belong together in pairs.
+
+    one, other: n >= 2 figures each; the k-th of both come from the same conditions, such as seed and data.
+    level: the share of such intervals that hold the true mean, if differences are normally distributed.
+    Source: Student, "The probable error of a mean" (1908); n - 1 degrees of freedom.
+    Raises ValueError for lists of two lengths, fewer than two pairs, figures that are not finite, and other levels.
+    """
+    one, other = np.asarray(one, float), np.asarray(other, float)
+    if one.shape != other.shape or one.ndim != 1 or len(one) < 2:
+        raise ValueError(f"expected two rows of n figures each, n from 2, got shapes {one.shape} and {other.shape}")
+    difference = other - one
+    if not np.isfinite(difference).all() or not 0 < level < 1:
+        raise ValueError(f"expected finite figures and a level between 0 and 1, got {one}, {other} and {level}")
+    half = require("scipy.stats").t.ppf((1 + level) / 2, len(one) - 1) * difference.std(ddof=1) / len(one) ** 0.5
+    mean = difference.mean()
+    return Interval(float(mean), float(mean - half), float(mean + half))

@@ -17,6 +17,7 @@ from minildm.metrics import (
     frechet_distance,
     kernel_distance,
     map_iou,
+    paired_interval,
     pointing_game,
     psnr,
     ssim,
@@ -338,3 +339,19 @@ def test_a_comparison_prints_all_that_it_means_something_with():
 def test_compare_needs_real_pictures_for_the_floor():
     with pytest.raises(ValueError, match="twice as many real pictures as samples, 8 for the floor.*got 11.*measure 5"):
         compare(draw(8, 1), draw(11, 2), "five random features")
+
+
+def test_the_paired_interval_is_student_s():
+    one, other = [0.5, 0.6, 0.9, 0.4], [0.6, 0.6, 1.1, 0.5]
+    expected = pytest.importorskip("scipy.stats").ttest_rel(other, one).confidence_interval(0.9)
+    mean, low, high = paired_interval(one, other, level=0.9)
+    assert mean == pytest.approx(0.1) and (low, high) == pytest.approx((expected.low, expected.high))
+    assert paired_interval([1, 2, 3], [2, 3, 4]) == (1, 1, 1)  # equal differences leave no doubt
+
+
+@pytest.mark.parametrize(
+    "one, other", [([1.0], [2.0]), ([1.0, 2.0], [1.0, 2.0, 3.0]), ([1.0, 2.0], [1.0, float("nan")])]
+)
+def test_a_paired_interval_needs_pairs(one, other):
+    with pytest.raises(ValueError, match="expected"):
+        paired_interval(one, other)

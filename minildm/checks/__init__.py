@@ -27,6 +27,7 @@ from .lesson_08 import retrieval, share_inside
 from .lesson_09 import guidance, overwriting, remaining, rescaled
 from .lesson_10 import merged, prior_loss
 from .lesson_11 import block_parameters, clip_name, map_shape, training_bytes
+from .lesson_12 import mixed_batch, paired_interval, pasted_pair
 from .lesson_13 import double_block, shifted_time
 from .lesson_14 import nearest, painter_training, square
 from .networks import lora_forward, time_embedding, unet_forward
@@ -74,6 +75,9 @@ __all__ = [
     "training_bytes",
     "shifted_time",
     "double_block",
+    "pasted_pair",
+    "mixed_batch",
+    "paired_interval",
     "square",
     "nearest",
     "painter_training",

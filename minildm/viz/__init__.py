@@ -24,6 +24,7 @@ from ._figures import (
 from ._flow import consists_of, over_calls, plane_paths
 from ._latents import bands, clouds
 from ._lesson_01 import found_in, targets, u_2015
+from ._lesson_12 import annotated, clinics, differences, places
 from ._map import course_map
 from ._noise import noise_paths, picture_and_values, schedule_sheet
 from ._pictures import array, pixels
@@ -87,4 +88,8 @@ __all__ = [
     "times_as_much",
     "low_rank",
     "kept_and_learned",
+    "annotated",
+    "places",
+    "clinics",
+    "differences",
 ]
