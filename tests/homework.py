@@ -4,12 +4,14 @@ import contextlib
 import functools
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
-from minildm import checks
+from minildm import checks, homework
 from minildm.checks import CheckFailed
 from minildm.homework._feedback import BEGIN, END
 
@@ -42,8 +44,21 @@ class Assignment:
 
     def test(self, part: str) -> str:
         """The source of a part's test cell."""
-        (found,) = [one for one in self.cells if one.metadata.get("nbgrader", {}).get("grade_id") == f"test-{part}"]
+        (found,) = [one for one in self.cells if named(one) == f"test-{part}"]
         return found.source
+
+    def handed_out(self, folder: Path, solved: Sequence[str] = ()) -> str:
+        """Run all cells of the students' notebook, with the solutions of these parts; returns what is printed."""
+        homework.release(folder, only=[self.path.stem.partition("_")[0]])
+        answers = {part: one.source for one in self.cells for part in solved if named(one) == part}
+        assert set(answers) == set(solved)
+        said, names = io.StringIO(), {"__name__": "__main__"}
+        with contextlib.redirect_stdout(said):
+            for cell in nbformat.read(folder / self.path.name, as_version=4).cells:
+                if cell.cell_type == "code":
+                    exec(compile(answers.get(named(cell), cell.source), "<cell>", "exec"), names)
+        plt.close("all")
+        return said.getvalue()
 
     def accepts(self, part: str, **answers: object) -> None:
         """A part's tests, hidden ones too, pass with these names in place of the solution's."""
@@ -61,6 +76,11 @@ class Assignment:
             hidden = (hidden or BEGIN in line) and END not in line
             source += [] if hidden or END in line else [line]
         run("\n".join(source), self.names | answers)
+
+
+def named(cell) -> str | None:
+    """A cell's name in nbgrader's metadata, such as "test-compress"."""
+    return cell.metadata.get("nbgrader", {}).get("grade_id")
 
 
 def is_marked(cell, mark: str) -> bool:

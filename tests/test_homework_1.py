@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from homework import Assignment
 from scipy import ndimage
+from skimage.segmentation import watershed
 
 BOOK = Assignment("1_touching_cells")
 
@@ -43,11 +44,25 @@ def changes_the_mask(mask, reach):
     return seams()(mask - 1, reach)
 
 
+def sentinel(number):
+    """Two filters, and a number that stands for the background in the second."""
+
+    def answer(mask, reach):
+        side, names = 2 * reach + 1, mask.astype(np.int64)
+        low = ndimage.minimum_filter(np.where(names > 0, names, number), side, mode="constant", cval=number)
+        high = ndimage.maximum_filter(names, side, mode="constant")
+        return np.where((high > 0) & (low != high), 2, (names > 0).astype(int))
+
+    return answer
+
+
 @pytest.mark.parametrize(
     "hint, answer",
     [
         ("where a nucleus meets the background there is none", seams(background=False)),
         ("seam is 1 wide|pixels of the background count as well", seams(empty=False)),
+        ("70,000: no fixed number", sentinel(255)),
+        ("3,000,000: no fixed number", sentinel(10**6)),
         ("window is a square", seams(round_window)),
         ("window is a square", seams(lambda r: ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), r))),
         ("your seam is 4 wide", seams(lambda r: np.ones((4 * r + 1,) * 2))),
@@ -64,6 +79,11 @@ def changes_the_mask(mask, reach):
 )
 def test_wrong_seams_are_caught(hint, answer):
     BOOK.refuses("seam-classes", hint, seam_classes=answer)
+
+
+@pytest.mark.parametrize("background", [np.inf, 2**40])
+def test_right_seams_pass_with_a_number_above_all_names(background):
+    BOOK.accepts("seam-classes", seam_classes=sentinel(background))
 
 
 @pytest.mark.parametrize("kind", [float, np.uint8, np.int64, torch.tensor])
@@ -98,10 +118,15 @@ def entropy(weigh=lambda t, s: 1 + (s - 1) * (t == 2), below=lambda w: w.sum(), 
         ("no gradient", lambda x, t, s: entropy()(x.detach(), t, s)),
         ("no gradient", lambda x, t, s: entropy()(x, t, s).item()),
         (
-            "averaged alone",
+            "not picture by picture",
             lambda x, t, s: sum(entropy()(a[None], b[None], s) for a, b in zip(x, t, strict=True)) / len(x),
         ),
-        ("where the target says so", lambda x, t, s: entropy(lambda t, s: 1 + (s - 1) * (x.argmax(1) == 2))(x, t, s)),
+        (
+            r"where the \*target\* is seam",
+            lambda x, t, s: entropy(lambda t, s: 1 + (s - 1) * (x.argmax(1) == 2))(x, t, s),
+        ),
+        ("softmax taken of a softmax", entropy(squash=lambda x: x.softmax(1).log_softmax(1))),
+        ("float64", lambda x, t, s: F.cross_entropy(x, t, weight=torch.tensor([1.0, 1.0, s]))),
         ("without axes", lambda x, t, s: entropy()(x, t, s)[None]),
     ],
 )
@@ -125,28 +150,46 @@ def test_right_weighted_losses_pass(answer):
     BOOK.accepts("weighted-cross-entropy", weighted_cross_entropy=answer)
 
 
-def dice(twice=2, k=2, one=1, squash=lambda x: x.softmax(1), union=0, axes=(0, 1, 2), minus=True):
+def dice(twice=2, k=2, one=1, squash=lambda x: x.softmax(1), union=0, axes=(0, 1, 2), minus=True, power=1):
     def answer(logits, target):
         p, s = squash(logits)[:, k], (target == k).to(logits.dtype)
         both = (p * s).sum(axes)
-        value = ((twice * both + one) / (p.sum(axes) + s.sum(axes) + one - union * both)).mean()
+        value = ((twice * both + one) / ((p**power).sum(axes) + s.sum(axes) + one - union * both)).mean()
         return 1 - value if minus else value
 
     return answer
+
+
+def dice_by_hand(logits, target, s):
+    p = logits.softmax(1)[:, 2]
+    return 1 - (2 * (p * s).sum() + 1) / (p.sum() + s.sum() + 1)
+
+
+def dice_of_all(logits, target):
+    s = F.one_hot(target, 3).movedim(-1, 1)
+    return 1 - (2 * (logits.softmax(1) * s).sum() + 1) / (2 * target.numel() + 1)
 
 
 @pytest.mark.parametrize(
     "hint, answer",
     [
         ("counted twice", dice(twice=1)),
-        ("right and certain|sums go over all pixels", dice(twice=1, union=1)),
-        ("right and certain|sums go over all pixels|exceed 1", dice(union=1)),
-        ("everything is called seam|class 2|right and certain", dice(k=1)),
+        ("intersection over union", dice(twice=1, union=1)),
+        ("right and certain", dice(union=1)),
+        ("class nucleus", dice(k=1)),
+        ("of the background", dice(k=0)),
+        ("all three classes", dice_of_all),
+        ("no class", lambda x, t: dice_by_hand(x, t, t)),
+        ("parentheses", lambda x, t: 1 - 2 * (x.softmax(1)[:, 2] * (t == 2)).sum() + dice(twice=0, minus=False)(x, t)),
+        ("squared below", dice(power=2)),
         ("softmax over axis 1", dice(squash=torch.sigmoid)),
         ("softmax over axis 1", dice(squash=lambda x: x.softmax(-1))),
+        ("softmax over axis 1", dice(squash=lambda x: x.softmax(0))),
+        ("softmax over axis 1", dice(squash=lambda x: x)),
         ("1 is added above and below", dice(one=0)),
-        ("sums go over all pixels of the batch", dice(axes=(1, 2))),
-        ("right and certain", dice(minus=False)),
+        ("each picture has its own Dice", dice(axes=(1, 2))),
+        ("Dice itself", dice(minus=False)),
+        ("& and | are for booleans", lambda x, t: (x.softmax(1)[:, 2] & (t == 2)).sum()),
         ("softmax|no gradient|1/3", lambda x, t: dice(squash=lambda x: (x == x.amax(1, True)).double())(x, t)),
         ("no gradient", lambda x, t: float(dice()(x, t))),
     ],
@@ -181,6 +224,25 @@ def nearest(p, connect=None, inside=True, fill=True, seed=lambda p: p.argmax(0) 
     return found if fill else np.where(seeds > 0, found, 0)
 
 
+def flooded(foreground=lambda p: p[0] < 0.5, height=lambda p, seeds: np.zeros(seeds.shape), connectivity=1):
+    """Part 4 by a watershed; the arguments make mistakes."""
+
+    def answer(p):
+        seeds, _ = ndimage.label(p.argmax(0) == 1)
+        return watershed(height(p, seeds), seeds, connectivity=connectivity, mask=foreground(p))
+
+    return answer
+
+
+def grown(p, steps=1000):
+    """Part 4 a pixel at a time."""
+    found, _ = ndimage.label(p.argmax(0) == 1)
+    for _ in range(steps):
+        wider = ndimage.maximum_filter(found, footprint=ndimage.generate_binary_structure(2, 1))
+        found = np.where((found == 0) & (p[0] < 0.5), wider, found)
+    return found
+
+
 @pytest.mark.parametrize(
     "hint, answer",
     [
@@ -188,8 +250,16 @@ def nearest(p, connect=None, inside=True, fill=True, seed=lambda p: p.argmax(0) 
         ("left without a label", lambda p: nearest(p, fill=False)),
         ("corner", lambda p: nearest(p, np.ones((3, 3)))),
         ("touches no nucleus", lambda p: nearest(p, inside=False)),
-        ("where background is the most likely", lambda p: np.where(nearest(p) == 0, 1, nearest(p))),
+        ("where background is more likely than 1/2", lambda p: np.where(nearest(p) == 0, 1, nearest(p))),
         ("nucleus is the most likely class", lambda p: nearest(p, seed=lambda p: p[1] > 0.5)),
+        ("less likely than 1/2", flooded(foreground=lambda p: p.argmax(0) > 0)),
+        ("touches a nucleus at a corner alone", flooded(connectivity=2)),
+        ("however its probabilities rise", flooded(height=lambda p, seeds: -p[1])),
+        ("however its probabilities rise", flooded(height=lambda p, seeds: p[2])),
+        ("is nearer", flooded(height=lambda p, seeds: -ndimage.distance_transform_edt(p[0] < 0.5))),
+        ("60 pixels wide a part is left", lambda p: grown(p, 5)),
+        ("part them first", lambda p: nearest(p, seed=lambda p: p.argmax(0) == 2)),
+        ("return two things", lambda p: np.where(p[0] < 0.5, np.array(ndimage.label(p.argmax(0) == 1)), 0)),
         ("one label for each pixel", lambda p: nearest(p)[None]),
         ("whole numbers", lambda p: nearest(p) + 0.5 * (p[0] < 0.5)),
         ("one label|part them", lambda p: (nearest(p) > 0).astype(int)),
@@ -203,7 +273,13 @@ def test_wrong_instances_are_caught(hint, answer):
 
 @pytest.mark.parametrize(
     "answer",
-    [nearest, lambda p: 100 - nearest(p) * 7 - 100 * (nearest(p) == 0), lambda p: torch.tensor(nearest(p)).int()],
+    [
+        nearest,
+        flooded(),
+        lambda p: grown(p, 60),
+        lambda p: 100 - nearest(p) * 7 - 100 * (nearest(p) == 0),
+        lambda p: torch.tensor(nearest(p)).int(),
+    ],
 )
 def test_right_instances_pass(answer):
     BOOK.accepts("to-instances", to_instances=answer)
@@ -239,6 +315,8 @@ def experiment(change=lambda nets, found: None):
 @pytest.mark.parametrize(
     "hint, change",
     [
+        ("not written yet .nothing in found", lambda nets, found: (nets.clear(), found.clear())),
+        ("is a pair", lambda nets, found: found.update({("two", 0): ndimage.label(found["two", 0])})),
         ("the keys", lambda nets, found: found.pop(("two", 1))),
         ("both seeds give the same map", lambda nets, found: found.update({("three", 1): found["three", 0]})),
         ("not what this network says", lambda nets, found: found.update({("two", 1): found["three", 1]})),
@@ -253,3 +331,13 @@ def test_a_wrong_experiment_is_caught(hint, change):
 
 def test_a_right_experiment_passes():
     BOOK.accepts("experiment", **experiment())
+
+
+@pytest.mark.parametrize(
+    "solved", [[], ["seam-classes"], ["weighted-cross-entropy"], ["seam-dice-loss", "to-instances"]]
+)
+def test_what_is_handed_out_runs_to_its_end(solved, tmp_path):
+    """Cells after a part that is not written say so, and do not stop the notebook: five checks, two cells between."""
+    said = BOOK.handed_out(tmp_path, solved)
+    assert said.count("– ") == 5 - len(solved) and said.count("✓ ") == len(solved)
+    assert said.count("this needs is not written yet") == (1 if "seam-classes" in solved else 2)

@@ -45,7 +45,12 @@ def by_the_package(z, eps_now, *rest):
         ("step of Euler", stepping(first=0.5)),
         ("in place", in_place),
         ("package's own", by_the_package),
-        ("raised", lambda z, a, b, before, now, then: z + (then - now) * (1.5 * a - 0.5 * b)),
+        ("something is None", lambda z, a, b, before, now, then: z + (then - now) * (1.5 * a - 0.5 * b)),
+        (
+            "ask `is None`",
+            lambda z, a, b, *levels: stepping()(z, a, b, *levels) if b else stepping()(z, a, None, *levels),
+        ),
+        ("straight line in sigma", stepping(lambda h, b: b / h / 2)),
         ("shaped like z", lambda *arguments: stepping()(*arguments).flatten()),
     ],
 )
@@ -86,6 +91,14 @@ def solving(begin=None, keep=True, level=0, calls=1, last=None, euler=False):
     return answer
 
 
+def euler_at_0(eps, z, sigmas):
+    """The last step as in lesson 04, where the step to the clean picture is DDIM's for all samplers."""
+    if sigmas[-1] > 0:
+        return solving()(eps, z, sigmas)
+    z = solving()(eps, z, sigmas[:-1])
+    return z - sigmas[-2] * eps(z, sigmas[-2])
+
+
 @pytest.mark.parametrize(
     "hint, answer",
     [
@@ -95,6 +108,8 @@ def solving(begin=None, keep=True, level=0, calls=1, last=None, euler=False):
         ("asks once", solving(calls=2)),
         ("asks once", solving(last=-1)),
         ("first step each is exact", solving(begin=0.0)),
+        ("to level 0", euler_at_0),
+        ("at the last level alone", lambda eps, z, sigmas: torch.stack([solving()(eps, z, sigmas)] * len(sigmas))),
         ("returned None", lambda eps, z, sigmas: None),
         ("stays as it is|asks once|asks 0", lambda eps, z, sigmas: 0 * z),
     ],
@@ -117,8 +132,10 @@ def test_right_solvers_pass():
         ("have the order p", lambda n, e: -np.polyfit(n, np.log(e), 1)[0]),
         ("have the order p", lambda n, e: -np.polyfit(np.log(n), e, 1)[0]),
         ("have the order p", lambda n, e: -np.polyfit(np.log(n), np.log2(e), 1)[0]),
-        ("first and the last error", lambda n, e: -math.log(e[-1] / e[0]) / math.log(n[-1] / n[0])),
-        ("best line|last two", lambda n, e: -math.log(e[-1] / e[-2]) / math.log(n[-1] / n[-2])),
+        ("nor the ends alone", lambda n, e: -math.log(e[-1] / e[0]) / math.log(n[-1] / n[0])),
+        ("best through", lambda n, e: -math.log(e[-1] / e[-2]) / math.log(n[-1] / n[-2])),
+        ("slopes between neighbours", lambda n, e: -np.mean(np.diff(np.log(e)) / np.diff(np.log(n)))),
+        ("order below 0", lambda n, e: abs(np.polyfit(np.log(n), np.log(e), 1)[0])),
         ("one number", lambda n, e: -np.polyfit(np.log(n), np.log(e), 1)),
     ],
 )
@@ -157,6 +174,7 @@ def going_up(level=1, moving=False, sign=1, more=0, fixed=None, begin=1.0):
         ("rounds ask", going_up(more=1)),
         ("rounds ask", going_up(fixed=4)),
         ("first guess is z itself", going_up(begin=0.0)),
+        ("at the last level alone", lambda eps, z, s, r: [going_up()(eps, z, s, r)] * len(s)),
         ("changes its argument|in place", lambda eps, z, s, r: z.add_(going_up()(eps, z, s, r) - z)),
     ],
 )
@@ -193,27 +211,40 @@ def straight(u, w, f):
     return (1 - f) * u + f * w
 
 
+def bare(one, other, share, divided=True, safe=False):
+    """Without care for angles of 0, or with care for those alone that are 0 without rounding."""
+    u, w = one.flatten(1), other.flatten(1)
+    lengths = u.norm(dim=1) * w.norm(dim=1) if divided else 1
+    theta = torch.acos((u * w).sum(1) / lengths)[:, None]
+    mixed = (((1 - share) * theta).sin() * u + (share * theta).sin() * w) / theta.sin()
+    return (torch.where(theta == 0, u, mixed) if safe else mixed).reshape(one.shape)
+
+
+def by_columns(one, other, share):
+    """Angles over axis 1 alone, whatever comes after it."""
+    theta = torch.acos(torch.cosine_similarity(one, other, dim=1).clamp(-1, 1))[:, None].clamp(min=1e-6)
+    return (((1 - share) * theta).sin() * one + (share * theta).sin() * other) / theta.sin()
+
+
 @pytest.mark.parametrize(
     "hint, answer",
     [
         ("noise of that length", straight),
         ("noise of that length|third of the angle", lambda u, w, f: (1 - f) ** 0.5 * u + f**0.5 * w),
-        ("noise of that length|each sample", turning(lambda u, w: (u * w).sum() / u.norm() / w.norm())),
+        ("sample of the batch has an angle of its own", turning(lambda u, w: (u * w).sum() / u.norm() / w.norm())),
+        ("in the same directions", turning(lambda u, w: torch.tanh((u * w).sum(-1)))),
+        ("between whole samples", by_columns),
         ("at share 0 it is the first", turning(swap=True)),
         ("at share 0 it is the first", turning(unit=True)),
         ("noise of that length|share", turning(lambda u, w: (u * w).sum(-1) * 0)),
-        ("NaN", lambda u, w, f: bare(u, w, f)),
+        ("between two that are equal: sin", lambda u, w, f: bare(u, w, f)),
+        ("rounding can make a cosine exceed 1", lambda u, w, f: bare(u, w, f, safe=True)),
+        ("divided by .both. lengths", lambda u, w, f: bare(9 * u, 9 * w, f, divided=False) / 9),
         ("of shape", lambda u, w, f: turning()(u, w, f).flatten(1)[..., None]),
     ],
 )
 def test_wrong_arcs_are_caught(hint, answer):
     BOOK.refuses("slerp", hint, slerp=answer)
-
-
-def bare(one, other, share):
-    u, w = one.flatten(1), other.flatten(1)
-    theta = torch.acos((u * w).sum(1) / u.norm(dim=1) / w.norm(dim=1))[:, None] * 1.0
-    return ((((1 - share) * theta).sin() * u + (share * theta).sin() * w) / theta.sin()).reshape(one.shape)
 
 
 def by_rotation(one, other, share):
@@ -227,7 +258,19 @@ def by_rotation(one, other, share):
     return torch.einsum("bk,kbd->bd", weights, torch.stack([u, w])).view(one.shape)
 
 
-@pytest.mark.parametrize("answer", [turning(), by_rotation])
+def by_sinc(one, other, share):
+    """By chords in place of a cosine, and sinc(θ) in place of sin(θ), so that no angle is an exception."""
+    u, w = (torch.nn.functional.normalize(x.double().flatten(1)) for x in (one, other))
+    theta = 2 * torch.atan2((u - w).norm(dim=1), (u + w).norm(dim=1)).view(-1, *[1] * (one.ndim - 1)) / math.pi
+    first = (1 - share) * torch.sinc((1 - share) * theta) * one
+    return (first + share * torch.sinc(share * theta) * other) / torch.sinc(theta)
+
+
+def one_by_one(one, other, share):
+    return torch.stack([turning()(u[None], w[None], share)[0] for u, w in zip(one, other, strict=True)])
+
+
+@pytest.mark.parametrize("answer", [turning(), by_rotation, by_sinc, one_by_one])
 def test_right_arcs_pass(answer):
     BOOK.accepts("slerp", slerp=answer)
 
@@ -261,6 +304,10 @@ def test_a_right_experiment_passes(experiment):
         ("comes out here", lambda n: {"back": {1: n["back"][4], 4: n["back"][1]}}),
         ("five pictures", lambda n: {"morph": n["morph"][:3]}),
         ("five pictures", lambda n: {"morph": None}),
+        ("five pictures .* got list", lambda n: {"morph": list(n["morph"])}),
+        ("range", lambda n: {"morph": 127.5 * (n["morph"] + 1)}),
+        ("two numbers", lambda n: {"back": {rounds: torch.tensor([rms, rms]) for rounds, rms in n["back"].items()}}),
+        ("not written yet .nothing in back", lambda n: {"back": {}, "morph": None}),
         ("not one of your drawings", lambda n: {"morph": n["morph"].flip(0)}),
         (
             "cross-fade",
@@ -271,3 +318,15 @@ def test_a_right_experiment_passes(experiment):
 )
 def test_a_wrong_experiment_is_caught(hint, change, experiment):
     BOOK.refuses("experiment", hint, **experiment | change(experiment))
+
+
+@pytest.mark.parametrize("solved", [[], ["two-step"], ["measured-order", "slerp"], ["solve", "invert"]])
+def test_what_is_handed_out_runs_to_its_end(solved, tmp_path):
+    """Cells after a part that is not written say so, and do not stop the notebook: six checks, two cells between.
+
+    A solver whose step is not written is not written yet, either.
+    """
+    done = {part for part in solved if part != "solve"}
+    said = BOOK.handed_out(tmp_path, solved)
+    assert said.count("– ") == 6 - len(done) and said.count("✓ ") == len(done)
+    assert said.count("this needs is not written yet") == 2

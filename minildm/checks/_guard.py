@@ -220,6 +220,10 @@ _COMMON = {
     "not implemented for 'Long'": "these are whole numbers, and decimal numbers are needed: call .float()",
     "Module [Module": "a list of blocks is not a block itself: go through it, for block in the_list",
     "interpreted as an integer": "whole numbers are needed here: divide with //",
+    "'NoneType'": "something is None there: an argument that may be, by its docstring, or a result without return",
+    "Boolean value of Tensor": "a condition on many numbers at once: ask `is None`, or decide for each by torch.where",
+    "inhomogeneous shape": "a tuple stands where an array belongs: does something that you call return two things?",
+    "not implemented for": "PyTorch cannot do this with numbers of this dtype: & and | are for booleans, for example",
     "truth value of an array": "`and`, `or` and `not` take a single truth value: for arrays use &, | and ~",
 }
 

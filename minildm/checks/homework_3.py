@@ -7,6 +7,7 @@ import torch
 
 from minildm import samplers
 
+from ._outcome import NotWritten
 from ._probe import Probe, probe
 
 SOLVERS = [samplers.ddim, samplers.euler, samplers.heun, samplers.dpm_solver_2m, samplers.ddpm]
@@ -27,7 +28,6 @@ def two_step(ask: Probe) -> None:
         ask.near(
             ask(z, a, a, before, now, then), z + (then - now) * a, "both answers are alike, so the slope is constant"
         )
-        ask.near(ask(z, a, b, before, now, now), z, "a step to the level where it is already: nothing changes")
         slope_now, slope_before = a + b * now, a + b * before
         exact = z + a * (then - now) + b * (then**2 - now**2) / 2
         ask.near(
@@ -36,6 +36,7 @@ def two_step(ask: Probe) -> None:
             "the slope is a straight line in sigma, and your step is not exact there: which slope has that line in the "
             "middle of the step? The steps before and after differ in length",
         )
+        ask.near(ask(z, a, b, before, now, now), z, "a step to the level where it is already: nothing changes")
 
 
 def _unit(z, sigma):
@@ -51,7 +52,9 @@ def _down(n: int, high: float = 3.0, low: float = 0.1) -> list[float]:
 def solve(ask: Probe) -> None:
     """Part 2: `answer(eps, z, sigmas)` -> z at the last of the levels, (b, ...)."""
     z = torch.as_tensor(ask.rng.normal(size=(2, 3)))
-    ask.near(ask(lambda x, s: 0 * x, z, _down(3)), z, "where eps is 0, z stays as it is")
+    found = ask(lambda x, s: 0 * x, z, _down(3))
+    ask.need(found.shape == (2, 3), f"expected z at the last level alone, (2, 3), got shape {found.shape}")
+    ask.near(found, z, "where eps is 0, z stays as it is")
 
     def asked(answer, n):
         seen = []
@@ -67,11 +70,16 @@ def solve(ask: Probe) -> None:
         seen = ask(n, run=asked)
         ask.need(len(seen) == n, f"{n + 1} levels are {n} steps, and each asks once; yours asks {len(seen)} times")
         ask.near(seen, _down(n)[:-1], "each step asks at the level where it begins")
-    ask.near(
-        ask(lambda x, s: 0 * x + s, z, _down(6)),
-        z + (_down(6)[1] - 3) * 3 + (0.1**2 - _down(6)[1] ** 2) / 2,
-        "eps is sigma itself: after the first step each is exact; is the *last* answer kept, with its level?",
-    )
+    for levels, hint in [
+        (_down(6), "is the *last* answer kept, with its level?"),
+        ([*_down(3), 0.0], "and so is the last one, to level 0: it remembers as the others do"),
+    ]:
+        first = levels[1]
+        ask.near(
+            ask(lambda x, s: 0 * x + s, z, levels),
+            z + (first - 3) * 3 + (levels[-1] ** 2 - first**2) / 2,
+            f"eps is sigma itself: after the first step each is exact; {hint}",
+        )
     off = []
     for n in (64, 128, 256):
         exact = z * math.sqrt((1 + 0.1**2) / (1 + 9))
@@ -89,8 +97,16 @@ def measured_order(ask: Probe) -> None:
         found = ask(steps, [scale * n**-order for n in steps])
         ask.need(found.shape == (), f"expected one number, got shape {found.shape}")
         ask.near(found, order, "errors that fall as steps ** -p have the order p, whatever stands before it")
-    straight = ask([10, 20, 40], [0.1, 0.03, 0.025])
-    ask.near(straight, 1.0, "errors that are no exact power: the order is the slope of the best line", tolerance=1e-3)
+    found = ask([10, 20, 40], [0.1, 0.2, 0.4])
+    ask.near(found, -1, "errors that *grow* with the steps have an order below 0")
+    bent = [10, 20, 40, 50, 80], [0.1, 0.07, 0.02, 0.021, 0.009]
+    ask.near(
+        ask(*bent),
+        1.1836,
+        "errors that are no exact power: one straight line, the best through *all* points, and its slope; not the mean "
+        "of the slopes between neighbours, nor the ends alone",
+        tolerance=1e-3,
+    )
 
 
 @probe(own=SOLVERS)
@@ -109,6 +125,8 @@ def invert(ask: Probe) -> None:
         answer(eps, z, up, rounds)
         return seen
 
+    found = ask(_unit, z, up, 1)
+    ask.need(found.shape == (3, 4), f"expected z at the last level alone, (3, 4), got shape {found.shape}")
     for rounds in (1, 3):
         seen = ask(rounds, run=asked)
         ask.need(len(seen) == 3 * rounds, f"3 steps of {rounds} rounds ask {3 * rounds} times; yours {len(seen)} times")
@@ -133,10 +151,24 @@ def slerp(ask: Probe) -> None:
     for shape in [(1, 2), (3, 4), (2, 3, 4, 5)]:
         one, other = torch.as_tensor(ask.rng.normal(size=(2, *shape)))
         other = other * (one.flatten(1).norm(dim=1) / other.flatten(1).norm(dim=1)).view(-1, *[1] * (len(shape) - 1))
+        half = ask.raw(one, other, 0.5)
+        ask.need(np.shape(half) == shape, f"expected a result of shape {shape}, got {tuple(np.shape(half))}")
+        ask.need(
+            np.isfinite(np.asarray(half)).all(),
+            "NaN for two ordinary noises: the cosine of an angle is the dot product divided by *both* lengths",
+        )
         half = ask(one, other, 0.5)
-        ask.need(half.shape == shape, f"expected a result of shape {shape}, got {half.shape}")
         ask.near(ask(one, other, 0.0), one, "at share 0 it is the first")
         ask.near(ask(one, other, 1.0), other, "at share 1 it is the second")
+        ask.near(
+            ask(3 * one, 3 * other, 0.5), 3 * half, "three times as long, in the same directions: the angle is the same"
+        )
+        ask.near(ask(one[:1], other[:1], 0.5), half[:1], "each sample of the batch has an angle of its own")
+        ask.near(
+            ask(one.flatten(1), other.flatten(1), 0.5),
+            half.reshape(shape[0], -1),
+            "a picture and its numbers in one row give different results: the angle is between whole samples",
+        )
         ask.near(
             np.linalg.norm(half.reshape(shape[0], -1), axis=1),
             one.flatten(1).norm(dim=1),
@@ -149,5 +181,27 @@ def slerp(ask: Probe) -> None:
         [[math.cos(math.pi / 6), math.sin(math.pi / 6)]],
         "at a third of the way a third of the angle is done",
     )
-    same = torch.tensor([[3.0, 4.0, 0.0]])
-    ask.near(ask(same, same.clone(), 0.3), same, "between two that are equal lies the same", tolerance=1e-5)
+    for same in (torch.tensor([[3.0, 4.0, 0.0]]), torch.as_tensor(ask.rng.normal(size=(200, 5))).float()):
+        found = np.asarray(ask.raw(same, same.clone(), 0.3))
+        ask.need(
+            np.isfinite(found).all(),
+            "NaN between two that are equal: sin(theta) is 0 there, and rounding can make a cosine exceed 1",
+        )
+        ask.near(found, same, "between two that are equal lies the same", tolerance=1e-4)
+
+
+@probe()
+def experiment(ask: Probe) -> None:
+    """Part 6: `answer()` -> back, morph: {rounds: RMS distance} and five pictures (5, 3, 32, 32)."""
+    back, morph = ask.raw()
+    if not back and morph is None:
+        raise NotWritten("nothing in back and morph: experiment() returns back, morph")
+    ask.need(isinstance(back, dict) and set(back) == {1, 4}, "back has the keys 1 and 4")
+    ask.need(
+        all(np.ndim(one) == 0 for one in back.values()), "back holds two numbers, each over both drawings together"
+    )
+    shape = tuple(np.shape(morph)) if isinstance(morph, torch.Tensor | np.ndarray) else type(morph).__name__
+    ask.need(shape == (5, 3, 32, 32), f"morph holds five pictures in one tensor, (5, 3, 32, 32), got {shape}")
+    ask.need(
+        np.abs(np.asarray(morph)).max() < 3, "morph is in the model's range, about -1 to 1, and not in that of pixels"
+    )
