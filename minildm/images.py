@@ -205,8 +205,9 @@ def _raw(image: object) -> Tensor:
             x = x[None, ..., None] if x.ndim == 2 else x[None]
         x = x.movedim(-1, 1) if x.ndim == 4 else x
     else:
+        column = '; of a data set hand over the column, data["image"]' if isinstance(image, dict) else ""
         raise ValueError(
-            f"expected a path, a PIL image, an array, a tensor or a list of them, got {type(image).__name__}"
+            f"expected a path, a PIL image, an array, a tensor or a list of them, got {type(image).__name__}{column}"
         )
     if x.ndim != 4 or x.is_complex() or 0 in x.shape[1:]:
         raise ValueError(f"expected an image {axes}, got shape {tuple(image.shape)} of {image.dtype}")

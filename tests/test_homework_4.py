@@ -28,7 +28,7 @@ def frozen(f, c):
     "hint, answer",
     [
         ("must become a latent", lambda f, c: coarse(4, c, middle_attention=False)),
-        ("must become a latent", lambda f, c: coarse(f, 4, middle_attention=False)),
+        (r"f = 8, 16 channels; it becomes \(4, 8, 4\)", lambda f, c: coarse(f, 4, middle_attention=False)),
         ("parameters; for a fair comparison", lambda f, c: coarse(f, c, channels=(64, 64))),
         ("parameters; for a fair comparison", lambda f, c: coarse(f, c, channels=(8, 8))),
         ("parameters", lambda f, c: coarse(f, c, channels=(24, 28), middle_attention=False)),
@@ -59,6 +59,14 @@ def split(
         return parts[::-1] if swapped else parts
 
     return answer
+
+
+def circle(x, x_hat, f):
+    """Below where the wave is long enough, whatever its direction."""
+    power = (torch.fft.fft2(x_hat - x, norm="forward").abs() ** 2).mean(1)
+    down, across = (torch.fft.fftfreq(n) for n in x.shape[2:])
+    below = down[:, None] ** 2 + across**2 < 1 / (2 * f) ** 2
+    return (power * below).sum((1, 2)), (power * ~below).sum((1, 2))
 
 
 def by_averages(x, x_hat, f):
@@ -99,10 +107,14 @@ def by_waves(x, x_hat, f):
         ("cannot hold a wave", split(limit=lambda k, n, f: 2 * f * k <= n)),
         ("cannot hold a wave", split(limit=lambda k, n, f: f * k < n)),
         ("can hold a wave", split(limit=lambda k, n, f: 4 * f * k < n)),
-        ("from row to row|cannot hold", split(both=False)),
+        ("below in both directions", split(both=False)),
+        ("over the whole picture", split(limit=lambda k, n, f: 2 * f * k / n < n)),
+        ("a rectangle, no circle", circle),
+        ("a number for each picture", lambda x, y, f: [one.mean()[None] for one in split()(x, y, f)]),
         ("no frequency at all", split(swapped=True)),
         ("mean squared error", split(power=1)),
         ("can hold a wave", split(fold=lambda k, n: k)),
+        ("has it twice", split(fold=lambda k, n: torch.where(2 * k < n, k, k - n))),
         ("hold a wave|mean squared error", by_averages),
         ("mean squared error|expected", lambda x, y, f: [part.mean() for part in split()(x, y, f)]),
         ("as fine as one from column", columns),
@@ -144,7 +156,9 @@ def by_moments(z):
     return mean.view(1, -1, 1, 1), (square - mean**2).sqrt().view(1, -1, 1, 1)
 
 
-@pytest.mark.parametrize("answer", [units(), by_moments, lambda z: units()(z.double())])
+@pytest.mark.parametrize(
+    "answer", [units(), by_moments, lambda z: (units()(z)[0], units()(z)[1] + 1e-6), lambda z: units()(z.double())]
+)
 def test_right_units(answer):
     BOOK.accepts("channel-units", channel_units=answer)
 
@@ -160,6 +174,9 @@ def gain(reduce=lambda d: d.square().mean((1, 2, 3)).sqrt(), by=lambda s, eps: s
         ("3 times the RMS", gain(lambda d: d.abs().mean((1, 2, 3)))),
         ("3 times the RMS", gain(by=lambda s, eps: 1)),
         ("3 times the RMS", gain(by=lambda s, eps: s**2)),
+        ("divided by sigma itself", gain(by=lambda s, eps: (s * eps).square().mean((1, 2, 3)).sqrt())),
+        ("over all numbers", gain(lambda d: d.square().mean((2, 3)).sqrt().mean(1))),
+        ("the eps given", lambda decode, z, s, eps: gain()(decode, z, s, eps.flip(0, 1, 2, 3))),
         ("3 times the RMS", gain(lambda d: d.square().sum((1, 2, 3)).sqrt())),
         ("3 times the RMS", gain(start=lambda decode, z: 0)),
         ("a number for each picture", gain(lambda d: d.square().mean().sqrt())),
@@ -202,10 +219,10 @@ def linear(
     return answer
 
 
-def by_solving(z):
+def by_solving(z, correction=0):
     """The normal equations, without axes; the mean as one more, constant, coordinate would give the same."""
     z = z.double()
-    mean, c = z.mean(0), torch.cov(z.T, correction=0)
+    mean, c = z.mean(0), torch.cov(z.T, correction=correction)
 
     def denoise(z_t, a, s):
         whole = a**2 * c + s**2 * torch.eye(len(c), dtype=z.dtype)
@@ -215,9 +232,9 @@ def by_solving(z):
 
 
 def by_inverting(z):
-    c = torch.cov(z.T)
+    mean, inverse = z.mean(0), torch.linalg.inv(torch.cov(z.T))
     return lambda z_t, a, s: (
-        z.mean(0) + (z_t - a * z.mean(0)) @ torch.linalg.inv(a * torch.eye(len(c)) + s**2 / a * torch.linalg.inv(c))
+        mean + a * (z_t - a * mean) @ torch.linalg.inv(a**2 * torch.eye(len(mean)) + s**2 * inverse)
     )
 
 
@@ -232,7 +249,9 @@ def by_inverting(z):
         ("must stay there", linear(dim=lambda m, a: m)),
         ("noise alone", linear(back=lambda m: 0 * m)),
         ("step would be better|axis", linear(centred=False)),
-        ("raised|singular", by_inverting),
+        ("without this one", by_inverting),
+        ("by eight, not by one less", lambda z: by_solving(z, correction=1)),
+        ("return that function itself", lambda z: linear()(z)(z, 0.5, 0.5)),
         ("noise alone", lambda z: lambda z_t, a, s: z_t),
         ("expected guesses of shape", lambda z: lambda z_t, a, s: linear()(z)(z_t, a, s)[:1]),
         ("returned None", lambda z: lambda z_t, a, s: None),

@@ -71,6 +71,10 @@ def in_one_batch(model, scale_of, words, empty):
     return denoise
 
 
+def by_lerp(model, scale_of, words, empty):
+    return lambda x_t, t: torch.lerp(model(x_t, t, empty), model(x_t, t, words), scale_of(t).view(-1, 1, 1, 1))
+
+
 def by_the_package(model, scale_of, words, empty):
     def denoise(x_t, t):
         def ask(x, t, context):
@@ -95,14 +99,15 @@ def by_the_package(model, scale_of, words, empty):
         ),
         ("a scale, of its own", guide(lambda s, x: s[-1:].view(-1, 1, 1, 1))),
         ("package's own guided", by_the_package),
-        ("raised", lambda model, scale_of, words, empty: torch.zeros(1)),
+        ("return that function itself", lambda model, scale_of, words, empty: torch.zeros(1)),
+        ("return that function itself", lambda model, scale_of, words, empty: None),
     ],
 )
 def test_wrong_guidance(hint, answer):
     BOOK.refuses("guided-over-time", hint, guided_over_time=answer)
 
 
-@pytest.mark.parametrize("answer", [guide(), guide(rule=lambda c, u, s: s * c + (1 - s) * u), in_one_batch])
+@pytest.mark.parametrize("answer", [guide(), guide(rule=lambda c, u, s: s * c + (1 - s) * u), in_one_batch, by_lerp])
 def test_right_guidance(answer):
     BOOK.accepts("guided-over-time", guided_over_time=answer)
 
@@ -133,7 +138,7 @@ def by_unit_vectors(with_words, with_negative, without, scale, away):
         ("says the same as the prompt", aside(take=lambda n, along: n)),
         ("says the same as the prompt", aside(take=lambda n, along: along)),
         ("says the same|right angles|along what the words", aside((0, 1, 2, 3))),
-        ("says the same|right angles|along what the words", aside((2, 3))),
+        ("one angle, over all its numbers", aside((2, 3))),
         ("says the same", aside(power=0.5)),
         ("right angles|says the opposite|along", aside(onto="n")),
         ("right angles", aside(sign=-1)),
@@ -157,18 +162,28 @@ def test_right_negative_prompts(answer):
 
 
 def region(
-    alike=True, heads=lambda x: x.mean(1), tokens=lambda x: x.sum(-1), turned=False, sign=1, whole=False, extra=0
+    alike=lambda x: x / x.mean(1, keepdim=True),
+    heads=lambda x: x.mean(1),
+    tokens=lambda x: x.sum(-1),
+    turned=False,
+    sign=1,
+    whole=False,
+    count=round,
+    largest=False,
+    **how,
 ):
     def answer(maps, words, size, share):
         h, w = size
         total = torch.zeros(len(maps[0]), h * w, dtype=torch.float64)
+        how.setdefault("mode", "bilinear")
         for one in maps:
             seen = tokens(heads(one.double())[:, :, list(words)])
             k = round((h * w / seen.shape[1]) ** 0.5)
-            seen = seen / seen.sum(1, keepdim=True) * seen.shape[1] if alike else seen
+            seen = alike(seen)
             seen = seen.unflatten(1, (w // k, h // k)).mT if turned else seen.unflatten(1, (h // k, w // k))
-            total += sign * F.interpolate(seen[:, None], size=size, mode="bilinear").flatten(1)
-        n = round(share * h * w) + extra
+            layer = sign * F.interpolate(seen[:, None], size=size, **how).flatten(1)
+            total = torch.maximum(total, layer) if largest else total + layer
+        n = count(share * h * w)
         rank = total.argsort(1, descending=True).argsort(1)
         if whole:
             rank = total.flatten().argsort(descending=True).argsort().view_as(total) / len(total)
@@ -186,13 +201,21 @@ def by_mean_map(maps, words, size, share):
 @pytest.mark.parametrize(
     "hint, answer",
     [
-        ("layers count alike", region(alike=False)),
+        ("layers count alike", region(alike=lambda x: x)),
+        ("its largest place", region(alike=lambda x: x / x.amax(1, keepdim=True))),
+        ("sum over the places", region(alike=lambda x: x / x.sum(1, keepdim=True))),
+        ("mean of the whole batch", region(alike=lambda x: x / x.mean())),
+        ("largest of the layers", region(largest=True)),
+        ("largest of the heads", region(heads=lambda x: x.amax(1))),
+        ("enlarged in another way", region(mode="bicubic")),
+        ("enlarged in another way", region(align_corners=True)),
+        ("a share of 0.3", region(count=int)),
         ("row k // w", region(turned=True)),
-        ("several tokens|first token", region(tokens=lambda x: x[..., 0])),
+        ("several tokens", region(tokens=lambda x: x[..., 0])),
         ("only the first head", region(heads=lambda x: x[:, 0])),
         ("row k // w|look least", region(sign=-1)),
         ("places in the region|whole batch", region(whole=True)),
-        ("a share of", region(extra=1)),
+        ("a share of", region(count=lambda n: round(n) + 1)),
         ("0 and 1 alone", lambda *case: region()(*case) * 0.5),
         ("expected shape", lambda *case: region()(*case)[:, 0]),
         ("package's own mean_map", by_mean_map),

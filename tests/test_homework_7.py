@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from homework import Assignment
 
+from minildm import images
+
 BOOK = Assignment("7_project")
 
 
@@ -28,7 +30,9 @@ def pictures(n=80, side=24, seed=0):
         ("a second call gives other", lambda: torch.rand(80, 3, 24, 24) * 2 - 1),
         ("NaN or infinity", lambda: pictures().log()),
         ("returned None|tensor", lambda: None),
-        ("expected a tensor", lambda: [pictures()]),
+        ("got a list", lambda: list(pictures())),
+        ("got a ndarray", lambda: pictures().numpy()),
+        ('data\\["image"\\]', lambda: images.to_model([{"image": 0}])),
     ],
 )
 def test_wrong_pictures(hint, answer):
@@ -91,7 +95,8 @@ def leaders(x, limit):
         ),
         ("nothing in common|another size|chain", group(size=1)),
         ("another size|chain", group(size=4)),
-        ("chain|divided by", group(norm=lambda d, k: d)),
+        ("divided by the number of values", group(norm=lambda d, k: d)),
+        ("compare all channels", lambda x, limit: group()(x.mean(1, keepdim=True), limit)),
         ("farther apart|root", group(norm=lambda d, k: d**2 / k)),
         ("a number for each", lambda x, limit: group()(x, limit).unique()),
         ("nothing in common", lambda x, limit: torch.zeros(len(x))),
@@ -176,6 +181,19 @@ def search(
     return answer
 
 
+def inner(made, known, shift):
+    """What is left of a made picture without its edge, somewhere in a known one."""
+    h, w = known.shape[2:]
+    found = torch.full((len(made), len(known)), torch.inf, dtype=made.dtype)
+    middle = made[:, :, shift : h - shift, shift : w - shift]
+    for other in (known, known.flip(3)):
+        for dy in range(2 * shift + 1):
+            for dx in range(2 * shift + 1):
+                part = other[:, :, dy : dy + h - 2 * shift, dx : dx + w - 2 * shift]
+                found = torch.minimum(found, (middle[:, None] - part).square().mean((2, 3, 4)).sqrt())
+    return tuple(found.min(1))
+
+
 def by_masks(made, known, shift):
     """The same by padding with NaN, one made picture after the other."""
     h, w = known.shape[2:]
@@ -200,7 +218,8 @@ def by_masks(made, known, shift):
         ("mirrored copy", search(axis=2)),
         ("moved by", search(down=False)),
         ("moved by|one direction", search(moves=lambda s: range(0, s + 1))),
-        ("only the part|only what both|comes in at the other", search(wrap=True)),
+        ("only what both", search(wrap=True)),
+        ("one inner part", inner),
         ("values that are compared", search(whole=True)),
         ("root", search(root=1.0)),
         ("mirrored copy|distance 0|copied", search(swap=True)),

@@ -215,6 +215,8 @@ _COMMON = {
     "must match the size": "two shapes do not go together: print them, and look where an axis is missing",
     "could not be broadcast": "two shapes do not go together: print them, and look where an axis is missing",
     "cannot be multiplied": "two shapes do not go together: print them, and look which axis is to be summed over",
+    "is not callable": "something is called that is no function: if yours is to make one, return that function itself",
+    "singular": "not every matrix has an inverse: look for a form that does without this one",
     "division by zero": "is there a case in which nothing is left to divide by?",
     "tensors used as indices": "indices are whole numbers: draw them with torch.randint, or call .long()",
     "not implemented for 'Long'": "these are whole numbers, and decimal numbers are needed: call .float()",

@@ -17,7 +17,7 @@ def build(ask: Probe) -> None:
         vae = ask.raw(f, c)
         ask.need(isinstance(vae, nn.Module), f"expected an AutoencoderKL, got {type(vae).__name__}")
         shapes = ask(f, c, run=_shapes)
-        ask.need(tuple(shapes[:3]) == (c, 64 // f, 32 // f), _latent(f, c, shapes[:3].astype(int)))
+        ask.need(tuple(shapes[:3]) == (c, 64 // f, 32 // f), _latent(f, c, shapes[:3]))
         ask.need(tuple(shapes[3:]) == (3, 64, 32), "the decoder must give pictures of the size that came in")
         number = sum(one.numel() for one in vae.parameters())
         hint = f"for f = {f} it has {number:,} parameters; for a fair comparison all need {least:,} to {most:,}"
@@ -34,7 +34,8 @@ def _shapes(answer, f, c):
 
 def _latent(f, c, found):
     wanted = (c, 64 // f, 32 // f)
-    return f"a picture of 64×32 must become a latent of {wanted} for f = {f}, {c} channels; it becomes {tuple(found)}"
+    found = tuple(map(int, found))
+    return f"a picture of 64×32 must become a latent of {wanted} for f = {f}, {c} channels; it becomes {found}"
 
 
 @probe()
@@ -48,7 +49,8 @@ def split_error(ask: Probe) -> None:
             return ask(x, x + error, f, run=lambda answer, *case: torch.stack(tuple(answer(*case))))
 
         found = ask(x, x_hat, f, run=lambda answer, *case: torch.stack(tuple(answer(*case))))
-        ask.need(found.shape == (2, b), f"expected two results of shape ({b},), got {found.shape}")
+        hint = f"expected two results of shape ({b},), a number for each picture, got {found.shape[1:]} twice"
+        ask.need(found.shape == (2, b), hint)
         squares = (x - x_hat).square().mean((1, 2, 3))
         hint = "both parts together must be the mean squared error, of each picture"
         ask.near(found.sum(0), squares, hint)
@@ -57,13 +59,25 @@ def split_error(ask: Probe) -> None:
         ask.near(
             flat, [[1.0] * b, [0.0] * b], "an error that is the same everywhere has no frequency at all: it is below"
         )
+        stripes = (-1.0) ** torch.arange(w, dtype=torch.float64).expand_as(x)
+        finest = parts(stripes)[0]
         for k in range(1, w // 2):
             wave = torch.cos(2 * torch.pi * k * torch.arange(w, dtype=torch.float64) / w).expand_as(x)
             low, high = parts(wave)
             below = k < w / (2 * f)
             can = "can" if below else "cannot"
             hint = f"f = {f}: a grid of {w // f} places {can} hold a wave of {k} cycles across {w} pixels"
+            twice = f"half of a wave of {k} cycles counts as below: an FFT has it twice, at {k} and at -{k}"
+            ask.need(below or (np.abs(low - 0.25) > 1e-6).any(), twice)
+            everything = "stripes of one pixel across count as below: a wave must be below in both directions, and its "
+            everything += "cycles are counted over the whole picture (`fftfreq` counts them for each pixel)"
+            ask.need(below or (finest < 0.9).all(), everything)
             ask.near(low if below else high, [0.5] * b, hint)
+        down, across = ((side - 1) // (2 * f) for side in (h, w))  # the finest that are below
+        waves = [torch.cos(2 * torch.pi * k * torch.arange(n).double() / n) for k, n in ((down, h), (across, w))]
+        slanted = waves[0][:, None] * waves[1].expand_as(x)
+        hint = "a slanted wave is below if it is below down and below across, each for itself: a rectangle, no circle"
+        ask.near(parts(slanted)[0], slanted.square().mean((1, 2, 3)), hint)
         if f > 1:
             rows = (-1.0) ** torch.arange(h, dtype=torch.float64).view(-1, 1).expand_as(x)
             ask.near(parts(rows)[1], [1.0] * b, "a change from row to row is as fine as one from column to column")
@@ -98,7 +112,10 @@ def decoder_gain(ask: Probe) -> None:
 
         gain = ask(linear, z, sigma, eps)
         ask.need(gain.shape == (b,), f"expected a number for each picture, shape ({b},), got {gain.shape}")
-        hint = "a decoder that multiplies by 3: its gain is 3 times the RMS of eps, whatever sigma"
+        hint = "by sigma itself, not by the size that sigma * eps happens to have"
+        ask.need(not np.allclose(gain, 3), f"a gain is the change divided {hint}")
+        hint = "a decoder that multiplies by 3: its gain is 3 times the RMS of the eps given, over all numbers of a "
+        hint += "picture together, whatever sigma"
         ask.near(gain, 3 * eps.square().mean((1, 2, 3)).sqrt(), hint)
         ask.near(
             ask(lambda z: 0 * z + 5, z, sigma, eps), np.zeros(b), "a decoder that is deaf to its latent has no gain"
@@ -146,3 +163,9 @@ def linear_denoiser(ask: Probe) -> None:
     flat[:, 0] = torch.tensor([-1.0, 1.0, -1.0, 1.0])
     moved = ask(flat, run=lambda answer, z: answer(z)(torch.ones(1, 6, dtype=z.dtype), 0.8, 0.6))
     ask.near(moved[:, 1:], np.zeros((1, 5)), "where all latents are the same, the guess must be that, too")
+    # With few latents it matters what their squares are divided by.
+    z = middle + signs[:8] * spreads
+    step = ask(z, run=lambda answer, z: answer(z)((0.8 * middle + turn[2])[None], 0.8, 0.6))[0, 2] - 0.5
+    less = 0.99 * step
+    hint = "with eight latents a smaller step would be better: is their covariance divided by eight, not by one less?"
+    ask.need(((1 - 0.8 * np.array([step, less])) ** 2 * 0.04 + (0.6 * np.array([step, less])) ** 2).argmin() == 0, hint)

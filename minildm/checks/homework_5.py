@@ -67,7 +67,7 @@ def guided_over_time(ask: Probe) -> None:
         ask.need(set(asked) == {b}, f"scale_of is to be asked about the {b} pictures' t, and was asked about {asked}")
 
         def by_moment(moments, latest=int(t[-1])):
-            return 1.0 + (moments == latest)
+            return 1 + (moments == latest).double()
 
         found = ask(x_t, t, words, empty, run=lambda answer, *case: run(answer, *case, scale_of=by_moment))
         way = (torch.from_numpy(found) - without) / (with_words - without)
@@ -96,7 +96,10 @@ def perpendicular(ask: Probe) -> None:
         hint = "a negative prompt that says the same as the prompt must not take anything away"
         ask.near(found(wanted), plain, hint)
         ask.near(found(-2 * wanted), plain, "nor may one that says the opposite: all of it lies along the prompt")
-        hint = "a negative prompt at right angles to the prompt must be subtracted whole, `away` times"
+        hint = (
+            "a negative prompt at right angles to the prompt must be subtracted whole, `away` times; a picture has one "
+        )
+        hint += "angle, over all its numbers"
         ask.near(result, plain - away * aside, hint)
         kept = _dots(torch.from_numpy(found(other)) - without, wanted) / _dots(wanted, wanted)
         hint = "along what the words ask for, each picture must go `scale` times the way, whatever the negative prompt"
@@ -112,7 +115,7 @@ def word_region(ask: Probe) -> None:
     """Part 5: `answer(maps, words, size, share)`, a list of (b, heads, places, tokens) -> (b, 1, h, w), 0 or 1."""
     for b, (h, w), layers, m in ((2, (4, 8), ((4, 8), (2, 4)), 5), (1, (6, 6), ((3, 3), (6, 6), (2, 2)), 4)):
         maps = [normal(b, 2 + k, rows * columns, m, seed=k).softmax(-1) for k, (rows, columns) in enumerate(layers)]
-        for share in (0.25, 0.5):
+        for share in (0.25, 0.3):
             region = ask(maps, [1, 2], (h, w), share)
             ask.need(region.shape == (b, 1, h, w), f"expected shape {(b, 1, h, w)}, got {region.shape}")
             ask.need(np.isin(region, (0, 1)).all(), "expected 0 and 1 alone")
@@ -130,7 +133,10 @@ def word_region(ask: Probe) -> None:
         wanted[:, :: h * w // 4] = 1
         hint = "the places that look at the word are in rows: place k stands in row k // w, column k % w"
         ask.near(region, wanted.view(b, 1, h, w), hint)
-        region = ask([spot.flip(3)], [m - 3, m - 1], (h, w), 4 / (h * w))
+        two = normal(*spot.shape, seed=9).sigmoid() / 100
+        two[:, :, : h * w // 2, m - 3] += spot[:, :, : h * w // 2, 2]  # two of them look at the one, two at the other
+        two[:, :, h * w // 2 :, m - 1] += spot[:, :, h * w // 2 :, 2]
+        region = ask([two], [m - 3, m - 1], (h, w), 4 / (h * w))
         ask.near(region, wanted.view(b, 1, h, w), "a word of several tokens: their maps are added")
 
 
@@ -172,12 +178,15 @@ def local_edit(ask: Probe) -> None:
             for name, calls in asked.items():
                 hint = f"the {name}'s denoiser must be asked at {path}, once each; it was asked at {calls}"
                 ask.need(calls == path, hint)
-            ask.near(both[0], first, "the source's picture must be what the source paints alone")
+            ask.near(both[0], first, "the source's picture must be what the source paints alone, down to -1")
             outside = (1 - region) * (both[1] - both[0])
             ask.near(
                 outside, torch.zeros_like(outside), "outside of the region the edited picture must be the source's"
             )
             if region.all():
                 ask.near(both[1], second, "where all is in the region, it must be what the target paints alone")
+            if region.any() and not region.all() and len(path) > 1:
+                hint = "inside, it is what the target paints alone: is outside taken over only at the end?"
+                ask.need(not np.allclose(region * both[1], region * second), hint)
             if not region.any():
                 ask.near(both[1], first, "where nothing is in the region, nothing may change")

@@ -12,11 +12,13 @@ def _pictures(n, c, h, w, seed=0):
     return torch.rand(n, c, h, w, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
 
 
-@probe()
+@probe(patience=120.0)  # photographs are large, and read twice
 def my_pictures(ask: Probe) -> None:
     """Part 1: `answer()` -> your pictures, (n, 3, s, s) in [-1, 1], the same at each call."""
     x = ask.raw()
-    ask.need(torch.is_tensor(x) and x.is_floating_point(), "expected a tensor of numbers with a point, not integers")
+    kind = f"a tensor of {x.dtype}" if torch.is_tensor(x) else f"a {type(x).__name__}"
+    hint = f"expected one tensor of numbers with a point, not integers, got {kind}"
+    ask.need(torch.is_tensor(x) and x.is_floating_point(), hint)
     ask.need(x.ndim == 4 and x.shape[1] == 3, f"expected pictures of shape (n, 3, s, s), got {tuple(x.shape)}")
     n, _, h, w = x.shape
     ask.need(h == w and h % 8 == 0 and 16 <= h <= 128, f"expected squares with a side of 16, 24, …, 128, got {h}×{w}")
@@ -44,6 +46,8 @@ def twins(ask: Probe) -> None:
         ask.need(len(set(groups)) == 4, "pictures that have nothing in common must be in groups of their own")
         ask.need(len(set(ask(x, 10.0))) == 1, "with a limit above all distances there is one group")
     flat = torch.linspace(0, 0.7, 8, dtype=torch.float64).view(-1, 1, 1, 1).expand(8, 3, 16, 16).contiguous()
+    hint = "0.1 brighter everywhere is a distance of 0.1: a mean is divided by the number of values"
+    ask.need(len(set(ask(flat[:2], 0.11))) == 1, hint)
     order = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
     hint = "a chain: each is close to the next one, so all belong together, in whatever order they come"
     ask.need(len(set(ask(flat[order], 0.11))) == 1, hint)
@@ -52,6 +56,9 @@ def twins(ask: Probe) -> None:
     ask.need(len(set(groups[:3])) == len(set(groups[3:])) == 1 and groups[0] != groups[3], "two chains are two groups")
     groups = ask(flat[:3], 0.09)
     ask.need(len(set(groups)) == 3, "pictures that are farther apart than the limit were put together")
+    colours = torch.eye(3, dtype=torch.float64).view(3, 3, 1, 1).expand(3, 3, 16, 16).contiguous()
+    hint = "red, green and blue of one brightness have nothing in common: compare all channels"
+    ask.need(len(set(ask(colours, 0.2))) == 3, hint)
     fine = _pictures(1, 3, 32, 32)
     speckled = fine + 0.6 * (-1.0) ** torch.arange(32)  # stripes of one pixel: a thumbnail does not see them
     hint = "two pictures with the same thumbnail of 8×8 belong together: compare averages, not single pixels"
@@ -94,7 +101,9 @@ def nearest(ask: Probe) -> None:
             ask.need(list(index) == at.tolist(), f"the nearest to {what} is the picture that was copied")
         if shift:
             for down, across in ((shift, 0), (0, -shift), (-1, shift), (shift, -1)):
-                moved = known[at].roll((down, across), (2, 3))
+                moved = _pictures(a, c, h, w, seed=9)  # what comes in at the edges is new
+                rows, columns = (slice(max(k, 0), n + min(k, 0)) for k, n in ((down, h), (across, w)))
+                moved[:, :, rows, columns] = known[at].roll((down, across), (2, 3))[:, :, rows, columns]
                 distance, index = _two(ask, moved, known, shift)
                 hint = (
                     f"a copy moved by ({down}, {across}) has the distance 0: only what both pictures show is compared"
