@@ -66,17 +66,18 @@ def kept_and_learned(
 ) -> Figure:
     """What was learned over what was kept, a named point for each way; up and to the right is better. The figure.
 
-    points: {name: (kept, learned)}, shares from 0 to 1.
+    points: {name: (kept, learned)}, shares from 0 to 1; the first, best the model before, is a ring.
     Raises ValueError for no points or more than five.
     """
     if not 0 < len(points) <= 5:
         raise ValueError(f"expected one point to five, got {len(points)}")
     figure, axis = require("matplotlib.pyplot").subplots(figsize=(8.8, 4))
-    marks = zip(points.items(), (("0.3", "*"), (BLUE, "o"), (PURPLE, "D"), (RED, "v"), (GREEN, "^")), strict=False)
-    for (name, (x, y)), (colour, mark) in marks:
-        axis.plot(x, y, mark, color=colour, ms=11, label=name, clip_on=False)
+    marks = (("0.3", "o", 19), (BLUE, "s", 11), (PURPLE, "D", 10), (RED, "v", 12), (GREEN, "^", 12))
+    for (name, (x, y)), (colour, mark, size) in zip(points.items(), marks, strict=False):
+        how = dict(mfc="none", mew=2) if mark == "o" else {}  # the first is a ring, around whatever lies upon it
+        axis.plot(x, y, mark, color=colour, ms=size, label=name, clip_on=False, **how)
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, ylabel=ylabel, title=title)
     for one in (axis.xaxis, axis.yaxis):
         one.set_major_formatter(require("matplotlib.ticker").PercentFormatter(1))
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=1.2)
     return figure

@@ -30,7 +30,8 @@ from minildm.training import train
 PLACE = weights.FOLDER / "adapters.json"
 NEW_WORD, LIKE = f"<{newcomer.NAME}>", "frog"  # of textual inversion, and the nearest thing that the pocket knows
 PRIOR, OTHERS = taught.NAMES[::2], taught.NAMES[1::2]  # what prior preservation rehearses, and what it does not
-SHOWN = taught.NAMES[1::9]  # old things whose pictures are kept
+SHOWN = OTHERS[::4]  # old things whose pictures are kept, none of them rehearsed
+UNTOLD = 16  # pictures of the prior that are painted without words
 RANK = 2
 MEASURED = 24  # pictures of the new thing
 
@@ -46,8 +47,8 @@ class Settings(NamedTuple):
 WAYS = {
     "LoRA": Settings(150, 4, 5e-3),
     "textual inversion": Settings(150, 4, 2e-2),
-    "DreamBooth": Settings(150, 4, 3e-4),
-    "DreamBooth with prior": Settings(150, 8, 3e-4),
+    "DreamBooth": Settings(200, 4, 1.5e-4),
+    "DreamBooth with prior": Settings(200, 8, 1.5e-4),
 }
 
 
@@ -78,8 +79,9 @@ def prepare(pipe: LatentDiffusion, way: str, seed: int = 0) -> Prepared:
     if way == "LoRA":
         return Prepared(parts, examples, taught.PROMPT, new_lora(pipe.unet, seed).save)
     if way == "DreamBooth with prior":
-        asked = taught.asked(PRIOR)
-        painted = prior_pictures(pipe, asked, len(asked), seed, steps=taught.STEPS)
+        # Guidance also asks for what is painted without words: that is to be kept as well.
+        asked = 2 * taught.asked(PRIOR) + UNTOLD * [""]
+        painted = prior_pictures(pipe, asked, len(asked), seed, steps=12)
         examples = WithPrior(examples, Examples(pipe, painted, asked))
     pipe.unet.requires_grad_(True)
     return Prepared(parts, examples, taught.PROMPT, lambda path: weights.save(path, pipe.unet, dtype=torch.float16))

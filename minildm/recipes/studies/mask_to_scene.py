@@ -14,13 +14,13 @@ from minildm.recipes.taught import CoreMinutes, painted
 from minildm.tensors import count_parameters, seeded
 from minildm.training import train
 
-STEPS, BATCH, LR = 200, 4, 2e-3
+STEPS, BATCH, LR = 350, 4, 2e-3
 SCENES, HELD, TESTED = 400, 16, 24  # to learn from, for the curve of the error, to measure on: none twice
 TASKS = ("one object", "colour")
 EARLY = 400  # timesteps from here on are trained: there it is settled what stands where
 LOOKS = 10  # at the error, on the way
 GREY, GROUND = 0.5, 0.93  # of the silhouette that a rival starts from, and of all around it
-STRENGTHS = (0.7, 0.8, 0.9)  # of image-to-image
+STRENGTHS = (0.5, 0.6, 0.7, 0.8)  # of image-to-image
 
 
 class Wanted(NamedTuple):
