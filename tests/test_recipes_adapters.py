@@ -139,7 +139,9 @@ def test_the_study_writes_a_table_and_keeps_what_is_finished(tiny, tmp_path, mon
     ways = [row["way"] for row in found["masks"]]
     assert ways[0] == "words alone" and ways[1].startswith("image-to-image") and ways[-1] == "ControlNet without zeros"
     sizes = {row["way"]: row["parameters"] for row in [*found["rows"][1:], *found["masks"][-2:]]}
-    assert sizes["textual inversion"] == 12 < sizes["LoRA"] < sizes["ControlNet"] < 2 * sizes["DreamBooth"]
+    assert (
+        sizes["textual inversion"] == 12 < sizes["LoRA"] < sizes["DreamBooth"] < sizes["ControlNet"]
+    )  # of whom the hint is large here
     for row in found["rows"]:
         assert 0 <= row["recognised"] <= 1 and row["kept"] == pytest.approx(
             np.average([row["kept_rehearsed"], row["kept_others"]], weights=[34, 33])
