@@ -38,6 +38,10 @@ def test_shifted_time_is_what_the_schedule_does():
         (lambda t, shift: (1 - t) / (1 - t + shift * t), "the new share of signal"),
         (lambda t, shift: shift**2 * t / (1 + (shift**2 - 1) * t), "squared"),
         (lambda t, shift: t**shift, "raised to a power"),
+        (lambda t, shift: shift * t / (1 + shift * t), "not yet the noise per signal"),
+        (lambda t, shift: shift * t / (1 + (shift + 1) * t), "a sign"),
+        (lambda t, shift: (r := shift * t / (1 - t + 1e-3)) / (1 + r), "no small number"),
+        (lambda t, shift: 3 * t / (1 + 2 * t), "always 3"),
     ],
 )
 def test_shifted_time_wrong(answer, hint):
@@ -63,6 +67,9 @@ def test_double_block_is_that_of_stable_diffusion_3():
         (lambda dim: 30 * dim**2 + 24 * dim, "each has its own"),
         (lambda dim: 32 * dim**2 + 26 * dim, "meet in one attention"),
         (lambda dim: 36 * dim**2 + 38 * dim, "no weights of their own"),
+        (lambda dim: 36 * dim**2 + 20 * dim, "a bias for each number that comes out"),
+        (lambda dim: 36 * dim**2 + 36 * dim, "a bias for each number that comes out"),
+        (lambda dim: 36 * 1536**2 + 30 * 1536, "for dim = 1536"),
     ],
 )
 def test_double_block_wrong(answer, hint):

@@ -864,13 +864,20 @@ class TestDenoising:
         expect(checks.latent_training_step, step, "with a and s as roots")
 
     @staticmethod
-    def flow(target="eps - x", x_t="(1 - u) * x + u * eps", t="torch.rand(len(x))"):
+    def flow(
+        target="eps - x",
+        x_t="(1 - u) * x + u * eps",
+        t="torch.rand(len(x))",
+        told="t",
+        loss="error.square().mean()",
+    ):
         def step(model, x):
             names = {"torch": torch, "x": x, "eps": torch.randn_like(x)}
             names["t"] = eval(t, names)
             names["u"] = names["t"].view(-1, 1, 1, 1)
             names["x_t"] = eval(x_t, names)
-            return (model(names["x_t"], names["t"]) - eval(target, names)).square().mean()
+            names["error"] = model(names["x_t"], eval(told, names)) - eval(target, names)
+            return eval(loss, names)
 
         return step
 
@@ -886,7 +893,17 @@ class TestDenoising:
             ({"target": "x_t - x"}, "part of the way"),
             ({"x_t": "u * x + (1 - u) * eps"}, "the wrong way"),
             ({"x_t": "(1 - u).sqrt() * x + u.sqrt() * eps"}, "square roots"),
+            ({"x_t": "(1 - u**2).sqrt() * x + u * eps"}, "square roots"),
+            ({"target": "x_t"}, "compared with x_t"),
             ({"t": "torch.rand(1).expand(len(x))"}, "once for the whole batch"),
+            ({"told": "u"}, "without further axes"),
+            ({"told": "(1000 * t).long()"}, "the time itself"),
+            ({"told": "(1000 * t).round().long() - 1"}, "the time itself"),
+            ({"x_t": "(1 - t) * x + t * eps"}, "give it the shape"),
+            ({"loss": "error.abs().mean()"}, "absolute"),
+            ({"loss": "error.square().mean().item()"}, "one number"),
+            ({"loss": "error.square()"}, "one number"),
+            ({"loss": "None"}, "one number"),
         ],
     )
     def test_wrong_in_flow_matching(self, changes, hint):

@@ -13,7 +13,7 @@ says so and returns a false `Outcome`, so that a lesson goes on; for a grader `c
 from ._check import check
 from ._outcome import CheckFailed, Outcome, strict
 from .attending import attention, cross_attention
-from .denoising import denoiser_training_step, flow_matching_step, latent_training_step
+from .denoising import denoiser_training_step, latent_training_step
 from .latents import kl, reparameterise
 from .lesson_00 import bottom_size, three_of_a_kind
 from .lesson_01 import border_weight, dice, valid_size
@@ -28,7 +28,7 @@ from .lesson_09 import guidance, overwriting, remaining, rescaled
 from .lesson_10 import merged, prior_loss
 from .lesson_11 import block_parameters, clip_name, map_shape, training_bytes
 from .lesson_12 import mixed_batch, paired_interval, pasted_pair
-from .lesson_13 import double_block, shifted_time
+from .lesson_13 import double_block, flow_matching_step, shifted_time
 from .lesson_14 import nearest, painter_training, square
 from .networks import lora_forward, time_embedding, unet_forward
 from .noising import add_noise, ddim_step, heun_step, schedule

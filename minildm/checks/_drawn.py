@@ -1,5 +1,6 @@
 """What a training step draws and compares, found out from many calls: of a step with dice no two results are alike."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,8 @@ class Record:
             eps, x_0, level = self.noise(name, levels), self.bases[name], levels(self.t)[1]
             parts = [(eps[part], x_0[part]) for part in (level.gt(0.02) & level.le(0.6), level > 0.6) if part.any()]
             share = [abs(float((e * x).mean() / x.square().mean())) for e, x in parts]
-            return max(share + [abs(float(e.square().mean().sqrt()) - 1) for e, _ in parts])
+            strength = [abs(float(e.square().mean().sqrt()) - 1) for e, _ in parts]
+            return max(share + strength, default=math.inf)  # no level is one of noise
 
         found = {way: off(levels) for way, levels in ways.items()}
         best = min(found, key=found.get)

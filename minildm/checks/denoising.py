@@ -1,4 +1,4 @@
-"""Checks of what learners write to train a denoiser: of pixels, of latents, and by flow matching."""
+"""Checks of what learners write to train a denoiser, of pixels and of latents."""
 
 import torch
 import torch.nn.functional as F
@@ -245,54 +245,3 @@ def latent_training_step() -> Exercise:
         "'_Encoder'": "vae.encode gives a Gaussian: .sample() draws a latent from it",
     }
     return Exercise(latent(), cases, mistakes, run=run, own=OWN, errors=errors, patience=30)
-
-
-@exercise
-def flow_matching_step() -> Exercise:
-    """`answer(model, x_0)`: pictures (b, c, h, w) -> the loss of flow matching on straight paths.
-
-    Draw t (b,), evenly from 0, the picture, to 1, the noise, and eps; x_t = (1 - t) x_0 + t eps; the model is asked
-    once, as model(x_t, t), for eps - x_0; the loss is the mean squared error.
-    """
-    cases = [(7, (1, 2, 3)), (8, (2, 4, 3)), (9, (3, 2, 5))]
-    ways = {
-        "as (1 - t) x_0 + t eps": lambda t: (1 - t, t),
-        "turned around, t x_0 + (1 - t) eps": lambda t: (t, 1 - t),
-        "on a circle, as diffusion does": lambda t: ((1 - t).clamp(0).sqrt(), t.clamp(0).sqrt()),
-    }
-
-    def run(answer, seed, shape):
-        return watch(seed, shape, answer, lambda x_0: {"x_0": x_0}, ways, straight=True)
-
-    def flow(t=lambda x: torch.rand(len(x), dtype=x.dtype), noise=torch.randn_like, mix=None, target=None, loss=_mse):
-        def apply(model, x_0):
-            at, eps = t(x_0), noise(x_0)
-            u = _wide(at)
-            x_t = mix(x_0, eps, u) if mix else (1 - u) * x_0 + u * eps
-            return loss(model(x_t, at), target(x_0, eps, x_t) if target else eps - x_0)
-
-        return apply
-
-    mistakes = {
-        "the sign: the way goes from the picture to the noise, eps - x_0": flow(target=lambda x, e, x_t: x - e),
-        "t runs the wrong way: at t = 0 is the picture": flow(mix=lambda x, e, t: t * x + (1 - t) * e),
-        "the answer is compared with the noise; flow matching asks for eps - x_0": flow(target=lambda x, e, x_t: e),
-        "the answer is compared with the picture; flow matching asks for eps - x_0": flow(target=lambda x, e, x_t: x),
-        "the answer is compared with x_t - x_0, a part of the way: take all of it, eps - x_0": flow(
-            target=lambda x, e, x_t: x_t - x
-        ),
-        "square roots: on a straight path the shares are 1 - t and t": flow(
-            mix=lambda x, e, t: (1 - t).sqrt() * x + t.sqrt() * e
-        ),
-        "t is drawn once for the whole batch; each picture has its own": flow(
-            t=lambda x: torch.rand(1, dtype=x.dtype).expand(len(x))
-        ),
-        "t is normal; draw it evenly between 0 and 1: rand": flow(t=lambda x: torch.randn(len(x), dtype=x.dtype)),
-        "the noise is drawn with rand, between 0 and 1; it is normal: randn": flow(noise=torch.rand_like),
-        "one noise for the whole batch; each picture has its own": flow(
-            noise=lambda x: torch.randn_like(x[:1]).expand_as(x)
-        ),
-        "a sum of squares grows with the picture: take the mean": flow(loss=lambda p, y: (p - y).square().sum()),
-        "no gradient can go through: leave out detach, no_grad and item": flow(loss=lambda p, y: _mse(p, y).detach()),
-    }
-    return Exercise(flow(), cases, mistakes, run=run, own=OWN, patience=30)

@@ -1,8 +1,88 @@
-"""Checks of lesson 13: the schedule and the blocks of Stable Diffusion 3."""
+"""Checks of lesson 13: the training step of flow matching; the schedule and the blocks of Stable Diffusion 3."""
 
 import torch
 
+from minildm.losses import denoising_error, denoising_loss, draw_noise
+
 from ._check import Exercise, exercise
+from ._drawn import watch
+
+OWN = [draw_noise, denoising_error, denoising_loss]
+ERRORS = {
+    "must match the size": "t is (b,), a number for each picture: give it the shape (b, 1, 1, 1) to multiply pictures",
+    "argument: 't'": "the model is told the time, too: model(x_t, t)",
+    "backward through the graph a second time": "return the loss; whoever called your function calls backward",
+}
+
+
+def _wide(t):
+    return t.view(-1, 1, 1, 1)
+
+
+def _mse(prediction, target):
+    return (prediction - target).square().mean()
+
+
+@exercise
+def flow_matching_step() -> Exercise:
+    """`answer(model, x_0)`: pictures (b, c, h, w) -> the loss of flow matching on straight paths.
+
+    Draw t (b,), evenly from 0, the picture, to 1, the noise, and eps; x_t = (1 - t) x_0 + t eps; the model is asked
+    once, as model(x_t, t), for eps - x_0; the loss is the mean squared error.
+    """
+    cases = [(7, (1, 2, 3)), (8, (2, 4, 3)), (9, (3, 2, 5))]
+    ways = {
+        "as (1 - t) x_0 + t eps": lambda t: (1 - t, t),
+        "turned around, t x_0 + (1 - t) eps": lambda t: (t, 1 - t),
+        "on a circle, as diffusion does": lambda t: ((1 - t).clamp(0).sqrt(), t.clamp(0).sqrt()),
+    }
+
+    def run(answer, seed, shape):
+        return watch(seed, shape, answer, lambda x_0: {"x_0": x_0}, ways, straight=True)
+
+    def flow(t=lambda x: torch.rand(len(x), dtype=x.dtype), noise=torch.randn_like, mix=None, target=None, loss=_mse):
+        def apply(model, x_0):
+            at, eps = t(x_0), noise(x_0)
+            u = _wide(at)
+            x_t = mix(x_0, eps, u) if mix else (1 - u) * x_0 + u * eps
+            return loss(model(x_t, at), target(x_0, eps, x_t) if target else eps - x_0)
+
+        return apply
+
+    def told(what):
+        return lambda model, x_0: flow()(lambda x_t, t: model(x_t, what(t)), x_0)
+
+    mistakes = {
+        "the sign: the way goes from the picture to the noise, eps - x_0": flow(target=lambda x, e, x_t: x - e),
+        "t runs the wrong way: at t = 0 is the picture": flow(mix=lambda x, e, t: t * x + (1 - t) * e),
+        "the answer is compared with the noise; flow matching asks for eps - x_0": flow(target=lambda x, e, x_t: e),
+        "the answer is compared with the picture; flow matching asks for eps - x_0": flow(target=lambda x, e, x_t: x),
+        "the answer is compared with x_t - x_0, a part of the way: take all of it, eps - x_0": flow(
+            target=lambda x, e, x_t: x_t - x
+        ),
+        "the answer is compared with x_t; flow matching asks for eps - x_0": flow(target=lambda x, e, x_t: x_t),
+        "square roots: on a straight path the shares are 1 - t and t": [
+            flow(mix=lambda x, e, t: (1 - t).sqrt() * x + t.sqrt() * e),
+            flow(mix=lambda x, e, t: (1 - t**2).clamp(0).sqrt() * x + t * e),
+        ],
+        "t is drawn once for the whole batch; each picture has its own": flow(
+            t=lambda x: torch.rand(1, dtype=x.dtype).expand(len(x))
+        ),
+        "t is normal; draw it evenly between 0 and 1: rand": flow(t=lambda x: torch.randn(len(x), dtype=x.dtype)),
+        "the noise is drawn with rand, between 0 and 1; it is normal: randn": flow(noise=torch.rand_like),
+        "one noise for the whole batch; each picture has its own": flow(
+            noise=lambda x: torch.randn_like(x[:1]).expand_as(x)
+        ),
+        "a sum of squares grows with the picture: take the mean": flow(loss=lambda p, y: (p - y).square().sum()),
+        "an absolute error; take the squared one": flow(loss=lambda p, y: (p - y).abs().mean()),
+        "the loss is one number, as a tensor: take the mean, leave out item(), and return it": flow(
+            loss=lambda p, y: None
+        ),
+        "the model is told t as (b,), one number for each picture, without further axes": told(_wide),
+        "the model is told a timestep; here it is told the time itself, from 0 to 1": told(lambda t: (1000 * t).long()),
+        "no gradient can go through: leave out detach, no_grad and item": flow(loss=lambda p, y: _mse(p, y).detach()),
+    }
+    return Exercise(flow(), cases, mistakes, run=run, own=OWN, errors=ERRORS, patience=30)
 
 
 @exercise
@@ -39,6 +119,12 @@ def shifted_time() -> Exercise:
             lambda t, shift: t**shift,
             lambda t, shift: t ** (1 / shift),
         ],
+        "t is not yet the noise per signal; that is t / (1 - t)": lambda t, shift: shift * t / (1 + shift * t),
+        "a sign: collect what stands with t' on one side, and solve again": moved(down=lambda t, k: 1 + (k + 1) * t),
+        "t = 1 needs no small number: solve for t', and 1 - t stands under no fraction any more": [
+            moved(down=lambda t, k, small=small: 1 - t + small + k * t) for small in (1e-2, 1e-3, 1e-4, 1e-5)
+        ],
+        "shift is always 3 here; use the one that your function is given": lambda t, shift: 3 * t / (1 + 2 * t),
     }
     return Exercise(moved(), cases, mistakes)
 
@@ -68,10 +154,17 @@ def double_block() -> Exercise:
         "one attention layer for both streams; they meet in one attention, but each makes its own queries, keys and "
         "values": lambda dim: count()(dim) - 4 * dim**2 - 4 * dim,
         "the feed-forward goes up to 4 dim and back down: two matrices": count(inner=2, biases=(4, 6, 4)),
+        "a linear layer has a bias for each number that comes out: 6 dim, 4 dim, and dim on the way back": [
+            count(biases=(4, 1, 5)),  # of the modulation
+            count(biases=(4, 6, 2)),  # of the way up
+            count(biases=(4, 6, 8)),  # of the way back
+            count(biases=(4, 1, 2)),  # dim for each layer
+        ],
         "the feed-forward is missing: up to 4 dim, and back": count(inner=0, biases=(4, 6)),
         "the normalisations have no weights of their own here: the modulation makes them": [
             lambda dim: count()(dim) + 8 * dim,
             lambda dim: count()(dim) + 4 * dim,
         ],
+        "that is the block for dim = 1536; your function is asked for other widths, too": lambda dim: count()(1536),
     }
     return Exercise(count(), cases, mistakes, tolerance=0)
