@@ -33,10 +33,30 @@ def in_place(ground, objects, places):
     return ground, mask
 
 
+def box_written(*case, image_too=False, mask_too=False, add=False):
+    """`inside` as a factor: what is around an object within its box is overwritten, or labels are added."""
+    ground, objects, places = case
+    image, mask = good_pair(*case)[0] if not image_too else np.array(ground), np.zeros(np.shape(ground), int)
+    for k, ((picture, inside), (r, c)) in enumerate(zip(objects, places, strict=True), start=1):
+        here = np.s_[r : r + len(inside), c : c + len(inside[0])]
+        if image_too:
+            image[here] = picture * inside
+        mask[here] = k * inside + (mask[here] if add else 0 if mask_too else mask[here] * ~inside)
+    return image, mask
+
+
 def good_mix(real, made, n, share):
     k = round(n * share)
     one, other = real(n - k), made(k)
     return {name: torch.cat((one[name], other[name])) for name in one}
+
+
+def mix_by(join, whole=round):
+    return lambda real, made, n, share: join(real(n - whole(n * share)), made(whole(n * share)))
+
+
+def each(join):
+    return lambda one, other: {name: join((one[name], other[name])) for name in one}
 
 
 def on_top(real, made, n, share):
@@ -53,6 +73,11 @@ def good_interval(one, other, n_of=len, sd=lambda d: np.std(d, ddof=1), quantile
 def unpaired(one, other):
     both = np.sqrt(np.var(one, ddof=1) + np.var(other, ddof=1))
     return good_interval(one, other, sd=lambda d: both)
+
+
+def for_five(one, other):
+    half = 2.78 * np.std(other - one, ddof=1) / np.sqrt(len(one))
+    return np.mean(other - one) + np.array([0, -half, half])
 
 
 RIGHT = [
@@ -84,6 +109,15 @@ def test_right_answers_pass(check, answer, capsys):
             lambda ground, objects, places: paste.compose(ground, [paste.Cutout(*one) for one in objects], places),
             "write it yourself",
         ),
+        (checks.pasted_pair, lambda *case: box_written(*case, image_too=True), "box is 0 around"),
+        (checks.pasted_pair, lambda *case: box_written(*case, image_too=True, mask_too=True), "box is 0 around"),
+        (checks.pasted_pair, lambda *case: box_written(*case, mask_too=True), "wipes out labels"),
+        (checks.pasted_pair, lambda *case: box_written(*case, add=True), "labels are added"),
+        (checks.mixed_batch, mix_by(each(torch.cat), int), "int cuts off"),
+        (checks.mixed_batch, mix_by(lambda one, other: one | other), "keeps one value for each name"),
+        (checks.mixed_batch, mix_by(lambda one, other: one + other), "does not join two dicts"),
+        (checks.mixed_batch, mix_by(each(torch.stack)), "makes a new axis"),
+        (checks.mixed_batch, mix_by(each(lambda both: torch.cat(both, 1))), "along the first axis"),
         (checks.mixed_batch, on_top, "the budget must be equal"),
         (checks.mixed_batch, lambda real, made, n, share: good_mix(real, made, n, 1 - share), "that of real ones"),
         (checks.mixed_batch, lambda real, made, n, share: good_mix(made, real, n, 1 - share), "made ones come first"),
@@ -93,6 +127,13 @@ def test_right_answers_pass(check, answer, capsys):
         (checks.paired_interval, lambda a, b: good_interval(a, b, n_of=lambda d: 1), "root of n"),
         (checks.paired_interval, lambda a, b: good_interval(a, b, sd=np.std), "ddof=1"),
         (checks.paired_interval, lambda a, b: good_interval(a, b, quantile=0.95), "0.975"),
+        (checks.paired_interval, lambda a, b: good_interval(a, b, quantile=0.025), "low and high are exchanged"),
+        (checks.paired_interval, lambda a, b: good_interval(a, b, sd=lambda d: np.var(d, ddof=1)), "variance"),
+        (checks.paired_interval, lambda a, b: good_interval(a, b, n_of=lambda d: len(d) ** 2), "divided by n;"),
+        (checks.paired_interval, lambda a, b: good_interval(a, b, n_of=lambda d: len(d) - 1), "root of n - 1"),
+        (checks.paired_interval, for_five, "for five pairs only"),
+        (checks.paired_interval, lambda a, b: np.take(good_interval(a, b), [1, 0, 2]), "return it first"),
+        (checks.paired_interval, lambda a, b: np.subtract(good_interval(a, b), [0, *[np.mean(b - a)] * 2]), "half the"),
         (checks.paired_interval, lambda a, b: good_interval(b, a), "the gain is other - one"),
         (checks.paired_interval, lambda a, b: tuple(metrics.paired_interval(a, b)), "write it yourself"),
     ],

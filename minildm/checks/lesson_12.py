@@ -45,6 +45,9 @@ def pasted_pair() -> Exercise:
         exchanged=False,
         added=False,
         only_image=False,
+        dark=False,
+        summed=False,
+        erased=False,
     ):
         image, mask = ground.copy(), np.zeros(ground.shape, int)
         numbered = list(enumerate(zip(objects, places, strict=True), start=1))
@@ -53,9 +56,12 @@ def pasted_pair() -> Exercise:
             here = np.s_[top : top + inside.shape[0], left : left + inside.shape[1]]
             where = np.ones_like(inside) if box else inside
             free = mask[here] == 0
-            image[here] = np.where(where, picture + (ground[here] if added else 0), image[here])
+            rest = 0 * picture if dark else image[here]
+            image[here] = np.where(where, picture + (ground[here] if added else 0), rest)
             if not only_image:
-                mask[here] = np.where(where & free if mask_first else where, label(k), mask[here])
+                before = mask[here] * (not erased)
+                new = label(k) + (before if summed else 0)
+                mask[here] = np.where(where & free if mask_first else where, new, before)
         return image, mask
 
     def wrong(**how):
@@ -70,6 +76,13 @@ def pasted_pair() -> Exercise:
         "row and column of the places are exchanged": wrong(exchanged=True),
         "the object is added to the ground; it takes its place": wrong(added=True),
         "the mask stays empty: write the label where the object is": wrong(only_image=True),
+        "the box is 0 around the object: the ground stays where inside is False": [
+            wrong(dark=True),
+            wrong(dark=True, summed=True),
+            wrong(dark=True, erased=True),
+        ],
+        "where objects overlap, their labels are added: the later one takes the place of the other": wrong(summed=True),
+        "a later box wipes out labels around its object: write the label only where inside is True": wrong(erased=True),
         "the two results are exchanged: first the image, then the mask": lambda *case: composed(*case)[::-1],
     }
     errors = {
@@ -85,7 +98,7 @@ def mixed_batch() -> Exercise:
 
     real, made: `real(k)` draws k crops, a dict of tensors (k, ...).
     """
-    cases = [(8, 0.5), (4, 0.25), (6, 0.0), (5, 0.6)]
+    cases = [(8, 0.5), (4, 0.25), (6, 0.0), (5, 0.6), (6, 0.3)]
 
     def source(start):
         def draw(k):
@@ -119,14 +132,23 @@ def mixed_batch() -> Exercise:
         "share is the share of made crops; here it is that of real ones": mix(
             lambda n, share: (round(share * n), n - round(share * n))
         ),
+        "int cuts off what comes after the point, so 1.8 becomes 1: round(share * n) of them are made": mix(
+            lambda n, share: (n - int(share * n), int(share * n))
+        ),
         "half of each, whatever share says": mix(lambda n, share: (n - n // 2, n // 2)),
         "the made ones come first: the real ones do": mix(made_first=True),
         "the pictures are mixed, but not their depth: what belongs to a picture must stay with it": mix(shared=True),
+        "| keeps one value for each name, so made crops replace the real ones: torch.cat joins both": lambda *case: (
+            case[0](case[2] - round(case[3] * case[2])) | case[1](round(case[3] * case[2]))
+        ),
         "only the real crops are there": lambda real, made, n, share: real(n - round(share * n)),
     }
     errors = {
         "asked for": "how many are drawn must be a whole number from 0: round(share * n) made ones, and the rest real",
         "expected Tensor": "a batch is a dict: join the tensors of each name by torch.cat",
+        "'dict' and 'dict'": "+ does not join two dicts: join the tensors of each name by torch.cat",
+        "stack expects": "torch.stack makes a new axis; torch.cat makes the axis of crops longer",
+        "must match except in dimension": "join along the first axis, that of the crops: torch.cat does so without dim",
     }
     return Exercise(mix(), cases, mistakes, run=run, errors=errors)
 
@@ -168,13 +190,31 @@ def paired_interval() -> Exercise:
             wrong(quantile=lambda n: 2.0),
         ],
         "the standard deviation is taken with n; with n - 1 (ddof=1) it is not too small": wrong(ddof=0),
+        "the variance is used for s; s is its root, the standard deviation": wrong(
+            spread=lambda one, other: (other - one).var(ddof=1)
+        ),
+        "divided by n; the mean of n differences scatters by s divided by the root of n": wrong(
+            quantile=lambda n: stats.t.ppf(0.975, n - 1) / n**0.5
+        ),
+        "divided by the root of n - 1; n - 1 belongs to s and to t, the root is that of n": wrong(
+            quantile=lambda n: stats.t.ppf(0.975, n - 1) * (n / (n - 1)) ** 0.5
+        ),
+        "2.78 is for five pairs only: ask stats.t.ppf(0.975, n - 1)": [
+            wrong(quantile=lambda n: 2.78),
+            wrong(quantile=lambda n: stats.t.ppf(0.975, 4)),
+        ],
+        "low and high are exchanged: first the lower one; stats.t.ppf(0.025, n - 1) is negative": wrong(
+            quantile=lambda n: stats.t.ppf(0.025, n - 1)
+        ),
+        "the mean stands between low and high: return it first": lambda one, other: interval(one, other)[[1, 0, 2]],
         "0.95 on one side: 2.5 % lie beyond each end, so ask for 0.975": wrong(
             quantile=lambda n: stats.t.ppf(0.95, n - 1)
         ),
         "n degrees of freedom: one goes for the mean, n - 1 are left": wrong(quantile=lambda n: stats.t.ppf(0.975, n)),
         "one - other: the gain is other - one": lambda one, other: interval(other, one),
-        "half the width is returned: low and high are asked for": lambda one, other: np.array(
-            [(found := interval(one, other))[0], found[0] - found[1], found[2] - found[0]]
-        ),
+        "half the width is returned: low and high are asked for": [
+            lambda one, other: np.array([(found := interval(one, other))[0], found[0] - found[1], found[2] - found[0]]),
+            lambda one, other: interval(one, other) - [0, (other - one).mean(), (other - one).mean()],
+        ],
     }
     return Exercise(interval, cases, mistakes, tolerance=1e-5, own=[metrics.paired_interval])
