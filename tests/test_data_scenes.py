@@ -237,3 +237,15 @@ def test_on_the_grid_a_thing_is_drawn_in_few_ways():
         scene_arrays(1, layout="wild")
     with pytest.raises(ValueError, match="'grid' needs pictures of at least 64 pixels, got 48"):
         scene_arrays(1, size=48, layout="grid")
+
+
+@pytest.mark.parametrize("task", ["two objects", "colour attribution"])
+def test_on_the_grid_two_things_stand_as_they_are_named_from_the_top_left(task):
+    def in_order(layout):
+        scenes = scene_arrays(60, seed=8, split="all", tasks=task, layout=layout)
+        for mask, names, prompt in zip(scenes.masks, scenes.names, scenes.prompts, strict=True):
+            assert [name for name, _ in prompt.objects] == list(names)  # instance 1 is the first named
+            first, second = (x0 + y0 + x1 + y1 for x0, y0, x1, y1 in boxes(mask))
+            yield first <= second
+
+    assert all(in_order("grid")) and 15 < sum(in_order("free")) < 45

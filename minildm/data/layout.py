@@ -28,6 +28,8 @@ def arrange(
 
     layout: "free" puts things at any pixel, in several sizes and tilts; "grid" upright, in fewer sizes, each in the
         middle of whole cells of a grid of 8×8, so that an autoencoder with latents of 8×8 sees a drawing in few ways.
+        Two things on the grid between which the words state no relation stand in the order in which they are named,
+        the first nearer to the top left: then the words alone say which of the two belongs where.
     """
     while True:
         sprites = [_choose(name, size, len(names), draw, layout) for name in names]
@@ -76,9 +78,16 @@ def settle(
         return None
     for _ in range(60):
         corners = [tuple(axis[int(where() * len(axis))] for axis in both) for both in places]
-        if _apart(corners, extents, gap) and (not relation or _related(corners, extents, relation, gap)):
+        stands = _related(corners, extents, relation, gap) if relation else _in_order(corners, extents)
+        if stands and _apart(corners, extents, gap):
             return corners
     return None
+
+
+def _in_order(corners, extents) -> bool:
+    """Whether the first of two things lies no further from the top left than the second, along the diagonal."""
+    middles = [x + y + (w + h) / 2 for (x, y), (w, h) in zip(corners, extents, strict=True)]
+    return len(middles) != 2 or middles[0] <= middles[1]
 
 
 def _starts(side: int, size: int, margin: int) -> list[int]:
