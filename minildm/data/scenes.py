@@ -20,7 +20,7 @@ from .vocabulary import THINGS, VOCABULARY
 if TYPE_CHECKING:
     import datasets
 
-CONTENT = 1  # raised whenever the same parameters come to mean other pixels: part of the cache key
+CONTENT = 2  # raised whenever the same parameters come to mean other pixels: part of the cache key
 SIZES = (32, 128)
 _ROWS = 1000  # scenes that are written to the cache at once
 

@@ -25,6 +25,7 @@ from minildm.training import History, train
 
 BATCH, LR = 32, 1e-3
 PICTURES, TRAIN_SEED, TEST_SEED = 10_000, 5, 6
+DTYPE = torch.float8_e4m3fn  # of the files: rounded to it, an answer changes by about a thousandth of its power
 UNCONDITIONAL_RATE = 0.1  # how often a label is dropped, so that the denoiser can also draw without one
 TASKS = ("one object", "colour")
 LABELS = [i for i, name in enumerate(data.VOCABULARY) if name not in HELD_OUT_SHAPES]  # those that training shows
@@ -148,4 +149,4 @@ def train_arm(job: Job, model: Denoiser, space: Space, labels: Tensor, steps: in
     history = fit(model, space, labels, steps, job.seed, checkpoint=job.checkpoint(), **validation)
     record = dict(data=f"{len(labels)} scenes of one object, seed {TRAIN_SEED}", predicts="v", schedule="cosine")
     record |= dict(batch=BATCH, quality=history.validation, final=quality(model, space, each=8, seed=1))
-    return job.finish(model, history, **record)
+    return job.finish(model, history, dtype=DTYPE, **record)

@@ -26,4 +26,4 @@ def run(
     found |= {"vae_steps": VAE_STEPS, "vae": vae_pocket.evaluate(vae)}
     found |= {"ceiling": labelled.recognised(vae_pocket.rebuilt(vae, real), labels).mean().item()}
     path.unlink()
-    return amend("scenes-latent", out, brief=found)
+    return amend("scenes-latent", out, dtype=labelled.DTYPE, brief=found)

@@ -41,4 +41,4 @@ def run(
 ) -> Path:
     """Train each, with seeds from `seed` on, and write the table into the record of `scenes-latent`."""
     rows = [row(shift, seed + more, steps, resume, runs) for shift, more in JOBS]
-    return amend("scenes-latent", out, equal_steps=rows)
+    return amend("scenes-latent", out, dtype=labelled.DTYPE, equal_steps=rows)
