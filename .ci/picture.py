@@ -56,14 +56,14 @@ film = list(pipe.steps("a panda above a pizza", seed=0))
 film = [step._replace(x_t=2 * pipe.decode(step.x_t, check=False) - 1) for step in film]
 wishes = [text for k, task in enumerate(data.TASKS) for text in data.prompts(2, 77 + k, tasks=task)][:10]
 pictures = pipe(wishes, seed=0, output="tensor")
-figure = plt.figure(figsize=(11, 4.7))
-above, below = figure.subfigures(2, 1, height_ratios=(1, 2.6))
+figure = plt.figure(figsize=(11, 5.9))
+above, below = figure.subfigures(2, 1, height_ratios=(1, 3.6))
 for axis, k in zip(above.subplots(1, 10), (0, 2, 4, 6, 8, 11, 14, 17, 21, 25), strict=True):
     axis.imshow(viz.pixels(film[k].x_t[0]))
     axis.set_title(f"after {k} steps", fontsize=8)
     axis.axis("off")
 for axis, text, picture in zip(below.subplots(2, 5).flat, wishes, pictures, strict=True):
     axis.imshow(viz.array(picture))
-    axis.set_title(textwrap.fill(f"“{text}”", 26), fontsize=8)
+    axis.set_title(textwrap.fill(f"“{text}”", 32), fontsize=9)
     axis.axis("off")
 keep(figure, "words.png")
