@@ -23,6 +23,8 @@ def gap(output: Any, expected: Any, tolerance: float) -> tuple[float, str]:
     if isinstance(expected, str):
         return (0.0, "") if output == expected else (1.0, f"expected {expected}; found {output}")
     if isinstance(expected, Mapping):
+        if not isinstance(output, Mapping):
+            return np.inf, NOTHING if output is None else f"expected a dictionary, got {type(output).__name__}"
         return _gaps({key: (output.get(key), value) for key, value in expected.items()}, tolerance)
     if isinstance(expected, tuple) and any(np.ndim(one) for one in expected):
         if not isinstance(output, Sequence) or len(output) != len(expected):
