@@ -8,11 +8,11 @@ from ._check import Exercise, exercise
 @exercise
 def merged() -> Exercise:
     """`answer(weight, down, up, alpha)`, (o, i), (r, i), (o, r) and a number -> the weight that does both, (o, i)."""
-    draw = torch.Generator().manual_seed(11)
+    dice = torch.Generator().manual_seed(11)
     cases = []
     for o, i, r, alpha in ((4, 3, 2, 1.0), (3, 5, 1, 4.0), (7, 6, 3, 6.0), (5, 5, 2, 3.0)):
         shapes = [(o, i), (r, i), (o, r)]
-        cases.append((*(torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes), alpha))
+        cases.append((*(torch.randn(shape, generator=dice, dtype=torch.float64) for shape in shapes), alpha))
 
     def merge(scale=lambda alpha, r: alpha / r, base=1.0):
         return lambda weight, down, up, alpha: base * weight + scale(alpha, len(down)) * up @ down
@@ -35,11 +35,11 @@ def prior_loss() -> Exercise:
 
     error: of each sample.  prior: which are of the prior, the others are of the new thing.
     """
-    draw = torch.Generator().manual_seed(12)
+    dice = torch.Generator().manual_seed(12)
     cases = []
     for b, priors, weight in ((4, 2, 1.0), (5, 2, 0.5), (7, 3, 2.0), (6, 1, 1.0)):
-        prior = torch.randperm(b, generator=draw) < priors
-        cases.append((torch.rand(b, generator=draw, dtype=torch.float64) + 0.1, prior, weight))
+        prior = torch.randperm(b, generator=dice) < priors
+        cases.append((torch.rand(b, generator=dice, dtype=torch.float64) + 0.1, prior, weight))
 
     def loss(new=lambda e, p: e[~p].mean(), old=lambda e, p: e[p].mean(), over=lambda weight: 1.0):
         return lambda error, prior, weight: (new(error, prior) + weight * old(error, prior)) / over(weight)
