@@ -56,9 +56,8 @@ def unexplained_by(images: Images, sprites: Sequence[Sprite]) -> np.ndarray:
 
     images: 64×64, as `images` takes them.  Raises ValueError for pictures of another size.
     """
-    x = to_unit(images)
     some = _as_templates(sprites)
-    return np.array([_best(picture, some).min().item() for picture in _pictures(x, [None] * len(x))])
+    return np.array([_best(picture, some).min().item() for picture in _pictures(images)])
 
 
 def drawn_like(images: Images, found: Sequence[Sequence[Found]]) -> list[list[float]]:
@@ -77,8 +76,9 @@ def gauge(images: Images, names: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _pictures(images, each):
+def _pictures(images, each=None):
     x = to_unit(images)
+    each = [None] * len(x) if each is None else each
     if len(x) != len(each) or x.shape[1:] != (3, 64, 64):
         raise ValueError(f"expected {len(each)} pictures of 64×64, one for each entry, got shape {tuple(x.shape)}")
     if unknown := sorted({name for name in each if isinstance(name, str)} - THINGS.keys()):

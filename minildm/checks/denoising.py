@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from minildm.losses import denoising_error, denoising_loss, draw_noise
 
@@ -10,13 +10,15 @@ from ._check import Exercise, exercise
 from ._drawn import ALPHAS, roots, watch
 
 OWN = [draw_noise, denoising_error, denoising_loss]
-ERRORS = {
+CALLS = {
+    "argument: 't'": "the model is told the time, too: model(x_t, t)",
+    "backward through the graph a second time": "return the loss; whoever called your function calls backward",
+}
+ERRORS = CALLS | {
     "must match the size": (
         "alphas_cumprod[t] is (b,), a number for each picture: give it the shape (b, 1, 1, 1) to multiply pictures"
     ),
     "out of bounds": "timesteps go from 0 to len(alphas_cumprod) - 1, and here that is another number than 999",
-    "argument: 't'": "the model is told the time, too: model(x_t, t)",
-    "backward through the graph a second time": "return the loss; whoever called your function calls backward",
 }
 
 
@@ -24,11 +26,13 @@ def _draw_t(x_0):
     return torch.randint(len(ALPHAS), (len(x_0),))
 
 
-def _wide(level):
+def wide(level: Tensor) -> Tensor:
+    """A number for each picture, (b,), in a shape that multiplies pictures: (b, 1, 1, 1)."""
     return level.view(-1, 1, 1, 1)
 
 
-def _mse(prediction, target):
+def mse(prediction: Tensor, target: Tensor) -> Tensor:
+    """The mean squared error."""
     return (prediction - target).square().mean()
 
 
@@ -45,7 +49,7 @@ def _step(
     noise=torch.randn_like,
     mix=None,
     target=_eps,
-    loss=_mse,
+    loss=mse,
     shown=lambda t: t,
     seen=lambda x_0, eps, x_t: x_t,
 ):
@@ -56,7 +60,7 @@ def _step(
 
     def apply(model, x_0, alphas_cumprod):
         at, eps = t(x_0), noise(x_0)
-        a = _wide(alphas_cumprod[at.long().clamp(0, len(alphas_cumprod) - 1)])
+        a = wide(alphas_cumprod[at.long().clamp(0, len(alphas_cumprod) - 1)])
         x_t = (mix or usual)(x_0, eps, a)
         return loss(model(seen(x_0, eps, x_t), shown(at)), target(x_0, eps, x_t, a))
 
@@ -100,7 +104,7 @@ def _draws(steps, asked="the noise"):
         "a sum of squares grows with the picture: take the mean": steps(loss=lambda p, y: (p - y).square().sum()),
         "the errors are not squared": steps(loss=lambda p, y: (p - y).abs().mean()),
         "the errors are averaged with their signs: square them first": steps(loss=lambda p, y: (p - y).mean()),
-        "no gradient can go through: leave out detach, no_grad and item": steps(loss=lambda p, y: _mse(p, y).detach()),
+        "no gradient can go through: leave out detach, no_grad and item": steps(loss=lambda p, y: mse(p, y).detach()),
     }
 
 
@@ -122,7 +126,7 @@ def denoiser_training_step() -> Exercise:
         "the noise is drawn twice: the one in x_t is the one to compare with": _step(
             target=lambda x, e, x_t, a: torch.randn_like(e)
         ),
-        "the root of the mean squared error; the mean itself is asked for": _step(loss=lambda p, y: _mse(p, y).sqrt()),
+        "the root of the mean squared error; the mean itself is asked for": _step(loss=lambda p, y: mse(p, y).sqrt()),
     }
     return Exercise(_step(), cases, mistakes, run=run, own=OWN, errors=ERRORS, patience=30)
 

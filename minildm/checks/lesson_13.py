@@ -2,25 +2,9 @@
 
 import torch
 
-from minildm.losses import denoising_error, denoising_loss, draw_noise
-
 from ._check import Exercise, exercise
 from ._drawn import watch
-
-OWN = [draw_noise, denoising_error, denoising_loss]
-ERRORS = {
-    "must match the size": "t is (b,), a number for each picture: give it the shape (b, 1, 1, 1) to multiply pictures",
-    "argument: 't'": "the model is told the time, too: model(x_t, t)",
-    "backward through the graph a second time": "return the loss; whoever called your function calls backward",
-}
-
-
-def _wide(t):
-    return t.view(-1, 1, 1, 1)
-
-
-def _mse(prediction, target):
-    return (prediction - target).square().mean()
+from .denoising import CALLS, OWN, mse, wide
 
 
 @exercise
@@ -40,10 +24,10 @@ def flow_matching_step() -> Exercise:
     def run(answer, seed, shape):
         return watch(seed, shape, answer, lambda x_0: {"x_0": x_0}, ways, straight=True)
 
-    def flow(t=lambda x: torch.rand(len(x), dtype=x.dtype), noise=torch.randn_like, mix=None, target=None, loss=_mse):
+    def flow(t=lambda x: torch.rand(len(x), dtype=x.dtype), noise=torch.randn_like, mix=None, target=None, loss=mse):
         def apply(model, x_0):
             at, eps = t(x_0), noise(x_0)
-            u = _wide(at)
+            u = wide(at)
             x_t = mix(x_0, eps, u) if mix else (1 - u) * x_0 + u * eps
             return loss(model(x_t, at), target(x_0, eps, x_t) if target else eps - x_0)
 
@@ -78,11 +62,13 @@ def flow_matching_step() -> Exercise:
         "the loss is one number, as a tensor: take the mean, leave out item(), and return it": flow(
             loss=lambda p, y: None
         ),
-        "the model is told t as (b,), one number for each picture, without further axes": told(_wide),
+        "the model is told t as (b,), one number for each picture, without further axes": told(wide),
         "the model is told a timestep; here it is told the time itself, from 0 to 1": told(lambda t: (1000 * t).long()),
-        "no gradient can go through: leave out detach, no_grad and item": flow(loss=lambda p, y: _mse(p, y).detach()),
+        "no gradient can go through: leave out detach, no_grad and item": flow(loss=lambda p, y: mse(p, y).detach()),
     }
-    return Exercise(flow(), cases, mistakes, run=run, own=OWN, errors=ERRORS, patience=30)
+    axes = "t is (b,), a number for each picture: give it the shape (b, 1, 1, 1) to multiply pictures"
+    errors = CALLS | {"must match the size": axes}
+    return Exercise(flow(), cases, mistakes, run=run, own=OWN, errors=errors, patience=30)
 
 
 @exercise

@@ -7,7 +7,7 @@ from .sprites import Sprite, sprite
 from .vocabulary import THINGS
 
 # The size of an object, as `sprite` takes it, in shares of the canvas, by the number of objects; and its tilts.
-_SCALES = {
+SCALES = {
     "free": {
         1: (0.40, 0.45, 0.50, 0.55, 0.60),
         2: (0.32, 0.35, 0.38),
@@ -17,7 +17,7 @@ _SCALES = {
     "grid": {1: (0.5, 0.6), 2: (0.34,), 3: (0.28,), 4: (0.28,)},
 }
 _ANGLES = {"free": (-12, -6, 0, 6, 12), "grid": (0,)}
-LAYOUTS = tuple(_SCALES)
+LAYOUTS = tuple(SCALES)
 CELLS = 8  # of a side, in the layout "grid"
 
 
@@ -43,7 +43,7 @@ def arrange(
 
 
 def _choose(name: str, size: int, count: int, draw, layout: str) -> Sprite:
-    thing, scales, angles = THINGS[name], _SCALES[layout][count], _ANGLES[layout]
+    thing, scales, angles = THINGS[name], SCALES[layout][count], _ANGLES[layout]
     side = round(size * scales[int(draw() * len(scales))])
     if thing.colour:
         return _drawn(name, side, 0, False)
@@ -54,7 +54,7 @@ def poses(name: str, size: int, count: int) -> list[Sprite]:
     """Every sprite of a thing that scenes of `count` objects may show, in either layout."""
     ways = {}  # in order, each once
     for layout in LAYOUTS:
-        sides = [round(size * scale) for scale in _SCALES[layout][count]]
+        sides = [round(size * scale) for scale in SCALES[layout][count]]
         turns = [(0, False)] if THINGS[name].colour else itertools.product(_ANGLES[layout], (False, True))
         ways |= dict.fromkeys(itertools.product(sides, turns))
     return [_drawn(name, side, *turn) for side, turn in ways]

@@ -4,13 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .layout import settle
+from .layout import SCALES, settle
 from .prompts import generator
 from .scenes import ground
 from .sprites import Sprite, sprite
 
 CODEPOINT, NAME = "1F996", "dino"  # OpenMoji's T-Rex; no word of the captions
-SCALES = (0.5, 0.6)  # as large as single things in the layout "grid"
 
 
 class Newcomers(NamedTuple):
@@ -22,7 +21,7 @@ class Newcomers(NamedTuple):
 
 def poses(codepoint: str = CODEPOINT, size: int = 64) -> list[Sprite]:
     """The drawing in every size that `newcomers` shows, upright."""
-    return [sprite(codepoint, round(scale * size)) for scale in SCALES]
+    return [sprite(codepoint, round(scale * size)) for scale in SCALES["grid"][1]]
 
 
 def newcomers(n: int, seed: int = 0, codepoint: str = CODEPOINT, size: int = 64) -> Newcomers:
@@ -40,12 +39,10 @@ def newcomers(n: int, seed: int = 0, codepoint: str = CODEPOINT, size: int = 64)
         one = drawn[int(draw() * len(drawn))]
         h, w = one.mask.shape
         ((x, y),) = settle([(w, h)], None, size, draw)
-        canvas = ground(size, one.margin, draw)
-        lit = one.lit.shape
-        canvas[y : y + lit[0], x : x + lit[1]] *= one.lit
-        area = canvas[y + one.margin : y + one.margin + h, x + one.margin : x + one.margin + w]
-        area *= one.through
-        area += one.colour
+        pad = one.margin  # room for a shadow that falls outside the picture
+        canvas = ground(size, pad, draw)
+        one.shade(canvas, x + pad, y + pad)
+        one.lay(canvas, x + pad, y + pad)
         masks[i, y : y + h, x : x + w] = one.mask
-        images[i] = canvas[one.margin : one.margin + size, one.margin : one.margin + size] + 0.5
+        images[i] = canvas[pad : pad + size, pad : pad + size] + 0.5
     return Newcomers(images, masks)

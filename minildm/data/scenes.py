@@ -196,14 +196,10 @@ def _paint(image, mask, classes, names, relation, draw, layout) -> None:
     pad = max(one.margin for one in sprites)  # room for shadows that fall outside the picture
     canvas = ground(size, pad, draw)
     for one, (x, y) in zip(sprites, corners, strict=True):
-        h, w = one.lit.shape[:2]
-        top, left = y + pad - one.margin, x + pad - one.margin
-        canvas[top : top + h, left : left + w] *= one.lit
+        one.shade(canvas, x + pad, y + pad)
     for index, (one, (x, y)) in enumerate(zip(sprites, corners, strict=True)):
         h, w = one.mask.shape
-        area = canvas[y + pad : y + pad + h, x + pad : x + pad + w]
-        area *= one.through
-        area += one.colour
+        one.lay(canvas, x + pad, y + pad)
         mask[y : y + h, x : x + w][one.mask] = index + 1
         classes[y : y + h, x : x + w][one.mask] = _CLASS[names[index]]
     image[:] = canvas[pad : pad + size, pad : pad + size] + 0.5

@@ -51,6 +51,18 @@ class Sprite(NamedTuple):
     lit: np.ndarray  # (h + 2m, w + 2m, 1) float32 in [0, 1]: what its soft shadow leaves of the ground's light
     margin: int  # m: how far the shadow's array reaches past the drawing's on each side
 
+    def shade(self, canvas: np.ndarray, x: int, y: int) -> None:
+        """Let the shadow fall on a canvas (h, w, 3); x, y: the drawing's top left corner there."""
+        h, w = self.lit.shape[:2]
+        canvas[y - self.margin : y - self.margin + h, x - self.margin : x - self.margin + w] *= self.lit
+
+    def lay(self, canvas: np.ndarray, x: int, y: int) -> None:
+        """Lay the drawing on a canvas, with its top left corner at x, y."""
+        h, w = self.mask.shape
+        area = canvas[y : y + h, x : x + w]
+        area *= self.through
+        area += self.colour
+
 
 @cache
 def sprite(codepoint: str, size: int, angle: int = 0, mirrored: bool = False, fill: str | None = None) -> Sprite:

@@ -23,7 +23,7 @@ from minildm.recipes import RUNS, Job, nuclei
 from minildm.schedule import NoiseSchedule
 from minildm.segmentation import border_weights, depth, instances, normalise, predict, segmentation_loss
 from minildm.tensors import best_device, fast_bfloat16, seeded
-from minildm.training import History, Muon, train
+from minildm.training import History, Muon, inner_and_rest, train
 from minildm.unet import UNet
 
 BATCH, LR, MUON = 16, 2e-3, 0.02  # of a painter; the last for its matrices and kernels
@@ -149,10 +149,8 @@ def crops(pairs: Sequence[Pair], n: int, seed: int = 0) -> Tensor:
 
 def optimizers(parameters: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
     """Muon for the matrices and kernels within the U-Net, AdamW for its first and last layer, the time and vectors."""
-    outer = ("stem", "head", "time")
-    inner = [name for name, p in parameters.items() if p.ndim > 1 and not name.startswith(outer)]
-    rest = [p for name, p in parameters.items() if name not in inner]
-    return [Muon([parameters[name] for name in inner], MUON), torch.optim.AdamW(rest, LR, weight_decay=0.0)]
+    inner, rest = inner_and_rest(parameters, outer=("stem", "head", "time"))
+    return [Muon(inner.values(), MUON), torch.optim.AdamW(rest.values(), LR, weight_decay=0.0)]
 
 
 def fit(model: Denoiser, pair: Pair, steps: int, seed: int = 0, **options: Any) -> History:

@@ -25,7 +25,7 @@ from minildm.recipes.pocket_scenes import SIZE, TRAIN_SEED, UNCONDITIONAL_RATE, 
 from minildm.schedule import NoiseSchedule
 from minildm.tensors import best_device, fast_bfloat16, seeded
 from minildm.text import TextEncoder
-from minildm.training import History, Muon, train, unwrapped
+from minildm.training import History, Muon, inner_and_rest, train, unwrapped
 
 STEPS, DECAY, BATCH, LR = 18_000, 0.3, 64, 1e-3  # DECAY: the share of the steps over which the rate falls
 MUON = 20  # times the rate of AdamW, for its updates have another size
@@ -123,11 +123,13 @@ class TextConditionedLoss:
 def optimizers(parameters: Mapping[str, nn.Parameter], lr: float = LR) -> list[torch.optim.Optimizer]:
     """Muon for the matrices and kernels within the U-Net; AdamW for its first and last layer, the time and the head."""
     outer = ("denoiser.stem", "denoiser.head", "denoiser.time", "head")
-    inner = [name for name, p in parameters.items() if p.ndim > 1 and not name.startswith(outer)]
-    rest = [p for name, p in parameters.items() if name not in inner and not name.startswith("head")]
-    head = [p for name, p in parameters.items() if name.startswith("head")]
-    muon = Muon([parameters[name] for name in inner], lr=MUON * lr)
-    return [muon, torch.optim.AdamW([{"params": rest}, {"params": head, "lr": 2 * lr}], lr, weight_decay=0.0)]
+    inner, others = inner_and_rest(parameters, outer)
+    rest = [p for name, p in others.items() if not name.startswith("head")]
+    head = [p for name, p in others.items() if name.startswith("head")]
+    return [
+        Muon(inner.values(), lr=MUON * lr),
+        torch.optim.AdamW([{"params": rest}, {"params": head, "lr": 2 * lr}], lr, weight_decay=0.0),
+    ]
 
 
 def fit(

@@ -7,8 +7,8 @@ killed continues from its checkpoint to the very same weights, and N processes l
 
 from minildm.training._history import History
 from minildm.training._loop import train
-from minildm.training._muon import Muon
+from minildm.training._muon import Muon, inner_and_rest
 from minildm.training._rate import learning_rate
 from minildm.training._state import restore, unwrapped
 
-__all__ = ["History", "Muon", "learning_rate", "restore", "train", "unwrapped"]
+__all__ = ["History", "Muon", "inner_and_rest", "learning_rate", "restore", "train", "unwrapped"]

@@ -1,12 +1,23 @@
 """Muon: an optimizer for matrices, whose every step turns all directions of a matrix by the same amount."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Coefficients of the Newton-Schulz iteration, chosen so that few rounds bring all singular values near 1.
 _A, _B, _C, ROUNDS = 3.4445, -4.7750, 2.0315, 4
+
+
+def inner_and_rest(
+    parameters: Mapping[str, nn.Parameter], outer: tuple[str, ...]
+) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """Parameters by name, parted: matrices and kernels within a network, for Muon, and all others, for AdamW.
+
+    outer: how the names of layers begin that are not within: the first, the last, embeddings.
+    """
+    inner = {name: p for name, p in parameters.items() if p.ndim > 1 and not name.startswith(outer)}
+    return inner, {name: p for name, p in parameters.items() if name not in inner}
 
 
 class Muon(torch.optim.Optimizer):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from minildm.optional import require
 
+from ._blocks import arrow
 from ._figures import BLUE, GREEN, ORANGE, PURPLE, RED
 from ._pictures import Figure
 from ._sheets import SMALL
@@ -21,7 +22,7 @@ def low_rank(outputs: int, inputs: int, rank: int, title: str = "") -> Figure:
         raise ValueError(f"expected a rank from 1, below {outputs} and {inputs}, got {rank}")
     plt, matplotlib = require("matplotlib.pyplot"), require("matplotlib.patches")
     figure, axis = plt.subplots(figsize=(8.8, 3.4))
-    axis.set(xlim=(0, 11), ylim=(0, 4.2))
+    axis.set(xlim=(0, 11), ylim=(-0.1, 4.2))
     axis.axis("off")
     unit = 1.7 / max(outputs, inputs)  # a matrix as it multiplies from the left: as high as its outputs
 
@@ -32,9 +33,6 @@ def low_rank(outputs: int, inputs: int, rank: int, title: str = "") -> Figure:
         axis.text(x, y - high / 2 - 0.1, below, ha="center", va="top", fontsize=SMALL)
         return x - wide / 2, x + wide / 2
 
-    def arrow(start, end):
-        axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "lw": 1.6, "shrinkA": 3, "shrinkB": 3})
-
     low, high, middle = 0.85, 2.95, 1.9
     left, right = box(5.2, high, unit * inputs, unit * outputs, "0.85", "W, frozen", "")
     axis.text(5.2, high, f"{outputs}×{inputs}\n{outputs * inputs:,} numbers", ha="center", va="center", fontsize=10)
@@ -44,15 +42,15 @@ def low_rank(outputs: int, inputs: int, rank: int, title: str = "") -> Figure:
     axis.text(5.75, low + 0.12, f"only {rank} numbers", ha="center", va="bottom", fontsize=SMALL, color=ORANGE)
     axis.text(0.9, middle, "x", ha="center", va="center", fontsize=15)
     axis.text(1.2, middle - 0.3, f"{inputs} numbers", ha="center", va="top", fontsize=SMALL)
-    arrow((1.1, middle), (left, high))
-    arrow((1.1, middle), (down[0], low))
-    arrow((down[1], low), (up[0], low))
+    arrow(axis, (1.1, middle), (left, high), "black", 1.6)
+    arrow(axis, (1.1, middle), (down[0], low), "black", 1.6)
+    arrow(axis, (down[1], low), (up[0], low), "black", 1.6)
     axis.add_patch(plt.Circle((9.6, middle), 0.2, fc="white", ec="black"))
     axis.text(9.6, middle, "+", ha="center", va="center", fontsize=14)
-    arrow((right, high), (9.45, middle + 0.13))
-    arrow((up[1], low + 0.45), (9.45, middle - 0.13))
+    arrow(axis, (right, high), (9.45, middle + 0.13), "black", 1.6)
+    arrow(axis, (up[1], low + 0.45), (9.45, middle - 0.13), "black", 1.6)
     axis.text(8.75, 1.35, "× α / r", ha="left", va="top", fontsize=10)
-    arrow((9.8, middle), (10.6, middle))
+    arrow(axis, (9.8, middle), (10.6, middle), "black", 1.6)
     axis.text(10.75, middle, "y", ha="center", va="center", fontsize=15)
     figure.suptitle(title)
     return figure

@@ -10,6 +10,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,8 +176,7 @@ def run(
     jobs += [(way, masks_row) for way in ("rivals", "ControlNet", "ControlNet without zeros")]
     found = {}
     for way, measure in jobs:
-        file = folder / f"{way}.json"
-        found[way] = measured_once(file, lambda: measure(way, model, steps, seed, folder), resume)  # noqa: B023
+        found[way] = measured_once(folder / f"{way}.json", partial(measure, way, model, steps, seed, folder), resume)
     masks = [row for way, measure in jobs if measure is masks_row for row in found[way]]
     rows = [found[way] for way, measure in jobs if measure is taught_row]
     drawn = {row["way"]: base64.b64encode((folder / f"{row['way']}.jpg").read_bytes()).decode() for row in rows + masks}
