@@ -11,7 +11,7 @@ picture is the same.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ def guided(
     conditional: Conditions,
     unconditional: Conditions | None = None,
     rescale: float = 0.0,
+    interval: Sequence[float] | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """A denoiser under guidance, as samplers take it: (x_t, t) -> prediction; it carries the model's schedule.
 
@@ -39,13 +40,17 @@ def guided(
     rescale: from 0 to 1, how far the spread of the prediction goes back to that of the conditional one, against
         pictures that are too bright at large scales; Lin et al. (2023), section 3.4, who take 0.7. Unlike the rest, it
         depends on what the model predicts.
+    interval: the lowest and the highest timestep at which to guide; at others the scale is 1. None: at all.
 
     Both go through the model in one batch; at scale 1, or 0, only the one that counts does.
-    Raises ValueError for a scale below 0 or without bounds, and for conditions that do not match.
+    Raises ValueError for a scale below 0 or without bounds, for an interval without a timestep in it, and for
+    conditions that do not match.
     Sources: Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022); the scale is that of Imagen (2022).
+    Kynkäänniemi et al., "Applying Guidance in a Limited Interval" (2024).
     """
     check_scale(scale)
     check_number(rescale, lambda v: 0 <= v <= 1, "rescale from 0 to 1")
+    check_interval(interval)
     conditional = {name: value for name, value in conditional.items() if value is not None}
     if scale != 1:
         unconditional = _completed(model, conditional, unconditional)
@@ -63,6 +68,8 @@ def guided(
             prediction = without + scale * (with_it - without)
             return _rescaled(prediction, with_it, rescale) if rescale else prediction
 
+    if interval is not None and scale != 1:
+        denoise = _within(interval, denoise, lambda x_t, t: model(x_t, t, **conditional))
     denoise.schedule = getattr(model, "schedule", None)
     return denoise
 
@@ -70,6 +77,33 @@ def guided(
 def check_scale(scale: float) -> None:
     """Raise ValueError for a guidance scale below 0 or without bounds."""
     check_number(scale, lambda v: 0 <= v < math.inf, "a finite guidance scale from 0, where 1 is off")
+
+
+def check_interval(interval: Sequence[float] | None) -> None:
+    """Raise ValueError unless it is None or two timesteps in order."""
+    if interval is None:
+        return
+    rule = "guidance's interval as its lowest and its highest timestep, or None"
+    if not isinstance(interval, Sequence) or len(interval) != 2:
+        raise ValueError(f"expected {rule}, got {interval!r}")
+    low, high = interval
+    check_number(low, math.isfinite, rule)
+    check_number(high, lambda v: low <= v < math.inf, rule)
+
+
+def _within(interval, inside, outside):
+    """One denoiser at the timesteps of an interval, another at the rest; only what is needed is computed."""
+    low, high = interval
+
+    def denoise(x_t, t):
+        here = (low <= t) & (t <= high)
+        if here.all():
+            return inside(x_t, t)
+        if not here.any():
+            return outside(x_t, t)
+        return torch.where(expand(here, x_t), inside(x_t, t), outside(x_t, t))
+
+    return denoise
 
 
 def _completed(model, conditional, unconditional):

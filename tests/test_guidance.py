@@ -131,6 +131,34 @@ def test_bad_arguments(model, scale, conditional, unconditional, message):
         guided(model, scale, conditional, unconditional)
 
 
+def test_outside_its_interval_guidance_is_off_and_costs_nothing(model):
+    spy = Spy(model)
+    denoise = guided(spy, 4, CONDITIONAL, UNCONDITIONAL, interval=(7, 400))
+    strong, plain = (guided(model, scale, CONDITIONAL, UNCONDITIONAL)(X_T, T) for scale in (4, 1))
+    for timesteps, wanted, calls in [
+        ([7, 7], [strong, None], [4]),  # both ends belong to it
+        ([400, 400], [None, None], [4]),
+        ([500, 500], [None, plain], [2]),
+        ([6, 401], [None, None], [2]),
+        ([7, 500], [strong, plain], [4, 2]),
+    ]:
+        spy.calls = []
+        found = denoise(X_T, torch.tensor(timesteps))
+        assert spy.calls == calls
+        for i, one in enumerate(wanted):
+            if one is not None:
+                torch.testing.assert_close(found[i], one[i], rtol=0, atol=1e-5)
+    spy.schedule = NoiseSchedule.cosine()
+    assert guided(spy, 4, CONDITIONAL, UNCONDITIONAL, interval=(0, 1)).schedule is spy.schedule
+    assert guided(spy, 1, CONDITIONAL, interval=(0, 1))(X_T, T).shape == X_T.shape
+
+
+@pytest.mark.parametrize("interval", [7, "ab", (1,), (1, 2, 3), (5, 4), (0, float("inf")), (float("nan"), 3), (0, "9")])
+def test_bad_interval(model, interval):
+    with pytest.raises(ValueError, match="expected guidance's interval as its lowest and its highest timestep"):
+        guided(model, 2, CONDITIONAL, UNCONDITIONAL, interval=interval)
+
+
 def test_bad_rescale(model):
     with pytest.raises(ValueError, match="rescale from 0 to 1, got 7"):
         guided(model, 2, CONDITIONAL, UNCONDITIONAL, rescale=7)

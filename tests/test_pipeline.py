@@ -100,6 +100,29 @@ def test_conditions_matter(pipe):
     assert_equal(pipe("a red cat", guidance=1, negative_prompt="a dog", **HOW), pipe("a red cat", guidance=1, **HOW))
 
 
+def test_guidance_in_an_interval():
+    pipe, limited = build(), build(guidance_interval=[20, 40])
+    rows = []
+    hook = limited.unet.register_forward_hook(lambda module, given, answer: rows.append(len(answer)))
+    found = limited("a red cat", steps=5, seed=0, output="tensor")  # at 49, 39, 29, 19 and 9
+    hook.remove()
+    assert rows == [1, 2, 2, 1, 1]
+    assert apart(found, pipe("a red cat", steps=5, seed=0, output="tensor")) > 1e-3
+    limited.guidance_interval = None
+    assert_equal(limited("a red cat", **HOW), pipe("a red cat", **HOW))
+    with pytest.raises(ValueError, match="guidance's interval as its lowest and its highest timestep"):
+        build(guidance_interval=(40, 20))
+
+
+def test_a_folder_from_before_there_were_intervals(pipe, tmp_path):
+    folder = build(guidance_interval=(5, 40)).save_pretrained(tmp_path / "pocket")
+    assert LatentDiffusion.from_pretrained(folder).guidance_interval == (5, 40)
+    index = json.loads((folder / "pipeline.json").read_text())
+    del index["guidance_interval"]
+    (folder / "pipeline.json").write_text(json.dumps(index))
+    assert LatentDiffusion.from_pretrained(folder).guidance_interval is None
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_picture_depends_on_its_own_seed_alone(pipe, name, picture):
     prompts, how = ["a cat", "a dog left of a cat", "a red cat"], dict(steps=3, sampler=name, output="tensor")
@@ -400,7 +423,8 @@ def test_it_comes_back_from_its_folder(build_with, call_with, tmp_path):
             assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
     assert_equal(again(**HOW, **call_with), pipe(**HOW, **call_with))
     assert again.schedule == pipe.schedule and torch.equal(again.schedule.signal, pipe.schedule.signal)
-    names = ("words", "predicts", "guidance", "spacing", "offset", "ends_clean", "sees_padding", "scale_factor")
+    names = ("words", "predicts", "guidance", "guidance_interval", "spacing", "offset", "ends_clean", "sees_padding")
+    names += ("scale_factor",)
     assert all(getattr(again, name) == getattr(pipe, name) for name in names)
     assert tuple(again.size) == tuple(pipe.size)
     assert weights.record(folder / "unet.safetensors")["recipe"] == "by hand"

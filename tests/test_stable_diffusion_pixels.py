@@ -141,12 +141,13 @@ def test_told_later(dim, steps):
 
 
 def test_names_of_classes_travel(tmp_path):
-    pipe = build(unet=UNET | dict(num_classes=3), labels=["cat", "dog", "红心"], guidance=2.5)
+    own = dict(labels=["cat", "dog", "红心"], guidance=2.5, guidance_interval=(3, 40))
+    pipe = build(unet=UNET | dict(num_classes=3), **own)
     with pytest.warns(UserWarning, match="tells its U-Net no class: pipe.unet.x_t, t, class_labels=y. does") as said:
         folder = save(pipe, tmp_path / "classes")
     assert said[0].filename == __file__
     again = load(folder)
-    assert (again.labels, again.guidance, again.unet.num_classes) == (["cat", "dog", "红心"], 2.5, 3)
+    assert all(getattr(again, name) == value for name, value in own.items()) and again.unet.num_classes == 3
     for y in ("dog", 2, None):
         assert torch.equal(again(y=y, **HOW), pipe(y=y, **HOW))
     theirs = diffusers.DiffusionPipeline.from_pretrained(folder)
@@ -204,13 +205,14 @@ def test_saving_says_what_will_differ(settings, message, tmp_path):
         [],
         3,
         {"guidance": True},
+        {"guidance_interval": [40, 3]},
     ],
 )
 def test_damaged_settings_of_ours(found, tmp_path):
     folder = save(build(), tmp_path / "pixels")
     change(folder / "model_index.json", _minildm=found)
     with pytest.raises(
-        ValueError, match="model_index.json: _minildm is .* expected guidance, a number, and labels, names"
+        ValueError, match="model_index.json: _minildm is .* expected guidance, a number, guidance_interval, .*labels"
     ):
         load(folder)
 

@@ -98,7 +98,7 @@ def fingerprint(pipe: LatentDiffusion) -> str:
             digest.update(f"{part}.{name}{tuple(tensor.shape)}".encode())
             digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
     settings = [pipe.schedule.config, pipe.scale_factor, list(pipe.size), pipe.spacing, pipe.offset, pipe.ends_clean]
-    settings += [pipe.sees_padding, str(pipe.clip)]
+    settings += [pipe.sees_padding, str(pipe.clip), pipe.guidance_interval]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()
 

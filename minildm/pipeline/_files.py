@@ -134,6 +134,7 @@ def _check_format(path, found):
 
 def _check_settings(settings, known):
     """All that was written, and nothing that this version would read past."""
+    settings.setdefault("guidance_interval", None)  # younger than the format
     if missing := [name for name in known if name not in settings]:
         raise ValueError(f"it lacks {', '.join(missing)}")
     if unknown := sorted(settings.keys() - set(known)):

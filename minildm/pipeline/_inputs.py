@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minildm import images
 from minildm.denoiser import Conditional
-from minildm.guidance import check_scale
+from minildm.guidance import check_interval, check_scale
 from minildm.samplers.loop import check_clip, check_spacing
 from minildm.tensors import check_integers, described
 
@@ -213,9 +213,10 @@ def check_denoiser(unet: Conditional, call: Callable) -> None:
         )
 
 
-def check_settings(guidance: object, clip: object, spacing: object, offset: object) -> None:
+def check_settings(guidance: object, interval: object, clip: object, spacing: object, offset: object) -> None:
     """Raise ValueError for settings of a pipeline that no call could use."""
     check_scale(guidance)
+    check_interval(interval)
     check_clip(clip)
     check_spacing(spacing, offset)
 

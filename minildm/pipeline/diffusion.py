@@ -24,7 +24,7 @@ from minildm.schedule import NoiseSchedule
 from minildm.text import Tokenizer
 
 # What a folder keeps besides the networks, by the names of the attributes.
-SETTINGS = ("size", "guidance", "spacing", "offset", "ends_clean", "sees_padding", "clip", "words", "labels")
+SETTINGS = ("size", "guidance", "guidance_interval", "spacing", "offset", "ends_clean", "sees_padding", "clip", "words", "labels")
 
 
 class LatentDiffusion(Adaptable):
@@ -37,6 +37,7 @@ class LatentDiffusion(Adaptable):
     text_encoder, tokenizer: (ids, mask) -> context and texts -> (ids, mask); None where there are no words, or where
         calls bring a context made elsewhere.
     size: of pictures in pixels, one number or (h, w), and guidance: the scale, unless a call says otherwise.
+    guidance_interval: the lowest and the highest timestep at which to guide, as in `guidance.guided`; None: at all.
     spacing, offset: how timesteps are laid out, as in `samplers.timesteps`.
     ends_clean: whether DDIM goes all the way to the clean picture. False: only to timestep 0, whose little noise stays
         in, as in Stable Diffusion's own configuration. Samplers without that option always go all the way.
@@ -60,6 +61,7 @@ class LatentDiffusion(Adaptable):
         predicts: str | None = None,
         size: int | Sequence[int] = 64,
         guidance: float = 4.0,
+        guidance_interval: Sequence[float] | None = None,
         spacing: str = "trailing",
         offset: int = 0,
         ends_clean: bool = True,
@@ -69,7 +71,7 @@ class LatentDiffusion(Adaptable):
         labels: Sequence[str] | None = None,
     ):
         inputs.check_denoiser(unet, self.steps)
-        inputs.check_settings(guidance, clip, spacing, offset)
+        inputs.check_settings(guidance, guidance_interval, clip, spacing, offset)
         self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
         channels = self._space.channels
         if unet.in_channels not in (channels, 2 * channels + 1) or unet.out_channels != channels:
@@ -84,7 +86,9 @@ class LatentDiffusion(Adaptable):
         self.schedule = schedule_of(unet, schedule, predicts)
         self.spacing, self.offset = spacing, offset
         self.size = inputs.side_lengths(size, self.multiple)
-        self.guidance, self.ends_clean, self.sees_padding, self.tile = guidance, ends_clean, sees_padding, None
+        self.guidance = guidance
+        self.guidance_interval = None if guidance_interval is None else tuple(guidance_interval)
+        self.ends_clean, self.sees_padding, self.tile = ends_clean, sees_padding, None
         self.clip = self._space.clip if clip is None else clip
         self.words = inputs.vocabulary(words)
         self.labels = inputs.class_names(labels, unet)
@@ -232,7 +236,8 @@ class LatentDiffusion(Adaptable):
             asked = [prompt, context, y, negative_conditions]
             guidance = 1 if all(one is None for one in asked) else self.guidance
         unet = steering.in_its_precision(self.unet, beside)
-        denoise = guided(unet, guidance, conditional, None if guidance == 1 else unconditional())
+        without = None if guidance == 1 else unconditional()
+        denoise = guided(unet, guidance, conditional, without, interval=self.guidance_interval)
         keep = mask is not None and not self.inpaints
         if z is not None:
             path, x_T = steering.start(self.schedule, path, z, x_T, strength, region, keep)

@@ -27,7 +27,7 @@ UNCONDITIONAL_RATE = 0.1  # how often a caption is dropped, so that the U-Net ca
 HIDDEN = 0.94  # of the timesteps: from here on, nothing of the picture is to be seen in the noise
 # Which share of the samples lies below which part of the timesteps: what stands where is decided in much noise, how it
 # is drawn in less, and the autoencoder forgives what is wrong in little.
-TIMES = {0.0: 0.0, 0.12: 0.35, 0.52: 0.7, 0.88: HIDDEN, 1.0: 1.0}
+TIMES = {0.0: 0.0, 0.25: 0.35, 0.6: 0.7, 0.88: HIDDEN, 1.0: 1.0}
 
 
 class Latents(NamedTuple):

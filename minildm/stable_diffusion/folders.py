@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minildm import storage
+from minildm.guidance import check_interval, check_scale
 from minildm.pipeline import LatentDiffusion
 from minildm.reference_names import reference_name, today
 from minildm.stable_diffusion import _configs as configs
@@ -148,6 +149,8 @@ def _warn(pipe):
     """What will differ between the pictures of diffusers and ours."""
     if pipe.text_encoder is not None and not pipe.sees_padding:
         complain("diffusers lets pictures see the padding of a prompt, this pipeline does not")
+    if pipe.vae is not None and pipe.guidance_interval is not None:
+        complain("diffusers guides at all timesteps, this pipeline at those of its guidance_interval")
     if pipe.vae is not None and pipe.spacing == "leading" and pipe.offset != 1:
         complain(f"diffusers puts leading timesteps at an offset of 1, this pipeline at {pipe.offset}")
     if pipe.predicts == "flow":
@@ -166,7 +169,7 @@ def _written_index(pipe: LatentDiffusion, written: dict, part: Path) -> dict:
     scheduler = written["scheduler/scheduler_config.json"]["_class_name"]
     kind = "DDIMPipeline" if scheduler == "DDIMScheduler" else "DDPMPipeline"  # the first would replace the scheduler
     index = {"_class_name": kind, "_diffusers_version": LAYOUT}
-    index[_OWN] = {"guidance": pipe.guidance, "labels": pipe.labels}
+    index[_OWN] = {name: getattr(pipe, name) for name in ("guidance", "guidance_interval", "labels")}
     index["unet"] = ["diffusers", written["unet/config.json"]["_class_name"]]
     index["scheduler"] = ["diffusers", scheduler]
     if pipe.vae is None:
@@ -208,12 +211,17 @@ def _index(file: Path) -> tuple[dict, tuple[str, ...]]:
 def _own(file: Path, index: dict) -> dict:
     """The settings that diffusers does not ask for."""
     found = index.get(_OWN, {})
-    number = isinstance(found, dict) and found.get("guidance", 1.0)
-    labels = isinstance(found, dict) and found.get("labels")
-    good = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
-    named = labels is None or (isinstance(labels, list) and all(isinstance(label, str) for label in labels))
-    if not good or not named or not set(found) <= {"guidance", "labels"}:
-        refuse(file, _OWN, found, "guidance, a number, and labels, names")
+    own = found if isinstance(found, dict) else {"": found}
+    labels = own.get("labels")
+    good = labels is None or (isinstance(labels, list) and all(isinstance(label, str) for label in labels))
+    try:
+        check_scale(own.get("guidance", 1.0))
+        check_interval(own.get("guidance_interval"))
+    except ValueError:
+        good = False
+    if not good or not set(own) <= {"guidance", "guidance_interval", "labels"}:
+        expected = "guidance, a number, guidance_interval, two timesteps, and labels, names"
+        refuse(file, _OWN, found, expected)
     return found
 
 
