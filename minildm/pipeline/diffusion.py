@@ -24,7 +24,18 @@ from minildm.schedule import NoiseSchedule
 from minildm.text import Tokenizer
 
 # What a folder keeps besides the networks, by the names of the attributes.
-SETTINGS = ("size", "guidance", "guidance_interval", "spacing", "offset", "ends_clean", "sees_padding", "clip", "words", "labels")
+SETTINGS = (
+    "size",
+    "guidance",
+    "guidance_interval",
+    "spacing",
+    "offset",
+    "ends_clean",
+    "sees_padding",
+    "clip",
+    "words",
+    "labels",
+)
 
 
 class LatentDiffusion(Adaptable):
