@@ -2,30 +2,31 @@
 
 What users of diffusers look for:
 
-| diffusers                                         | here                                                          |
-|---------------------------------------------------|---------------------------------------------------------------|
-| `from_pretrained(name, torch_dtype=, variant=)`   | `load(name, dtype=, variant=)`                                |
-| `from_single_file(file)`                          | `load_single_file(file, tokenizer)`                           |
-| `save_pretrained(folder)`                         | `save(pipe, folder)`                                          |
-| `num_inference_steps=50`                          | `steps=50`                                                    |
-| `guidance_scale=7.5`, 1 = off                     | `guidance=7.5`, 1 = off                                       |
-| `generator=torch.Generator().manual_seed(3)`      | `seed=3`, the same noise; a list: one for each picture        |
-| `latents=noise`                                   | `x_T=noise`                                                   |
-| `num_images_per_prompt=4`                         | `seed=[0, 1, 2, 3]`, or a list of four prompts                |
-| `prompt_embeds=`, `negative_prompt_embeds=`       | `context=`, `negative_context=`                               |
-| `height=512, width=768`                           | `size=(512, 768)`                                             |
-| `image=`, `mask_image=`, `strength=`              | `image=`, `mask=`, `strength=`                                |
-| `class_labels=`                                   | `y=`                                                          |
-| `pipe.scheduler = HeunDiscreteScheduler...`       | `sampler="heun"`, in each call                                |
-| `eta=1.0`                                         | `sampler=partial(samplers.ddim, eta=1.0)`                     |
-| `clip_skip=1`, of the prompt alone                | `del pipe.text_encoder.blocks[-1:]`, once, of both prompts    |
-| `callback_on_step_end=f`                          | `for step in pipe.steps(...): f(step.t, step.x_t)`            |
-| `output_type="pt"`                                | `output="tensor"`                                             |
-| `enable_vae_tiling()`                             | `pipe.tile = 512`                                             |
-| `load_textual_inversion(file)`    | `pipe.load_word(file)`                                        |
-| `ControlNetModel.from_pretrained` | `pipe.unet = adapt.Controlled(pipe.unet, load_controlnet(f))` |
-| `controlnet_conditioning_scale=1` | `pipe.unet.scale = 1.0`                                       |
-| `unet(x, t, encoder_hidden_states=c).sample`      | `unet(x, t, context=c)`, with t: (b,)                         |
+| diffusers                                       | here                                                          |
+|-------------------------------------------------|---------------------------------------------------------------|
+| `from_pretrained(name, torch_dtype=, variant=)` | `load(name, dtype=, variant=)`                                |
+| `from_single_file(file)`                        | `load_single_file(file, tokenizer)`                           |
+| `save_pretrained(folder)`                       | `save(pipe, folder)`                                          |
+| `num_inference_steps=50`                        | `steps=50`                                                    |
+| `guidance_scale=7.5`, 1 = off                   | `guidance=7.5`, 1 = off                                       |
+| `ClassifierFreeGuidance(start=, stop=)`         | `pipe.guidance_interval = (low, high)`, timesteps             |
+| `generator=torch.Generator().manual_seed(3)`    | `seed=3`, the same noise; a list: one for each picture        |
+| `latents=noise`                                 | `x_T=noise`                                                   |
+| `num_images_per_prompt=4`                       | `seed=[0, 1, 2, 3]`, or a list of four prompts                |
+| `prompt_embeds=`, `negative_prompt_embeds=`     | `context=`, `negative_context=`                               |
+| `height=512, width=768`                         | `size=(512, 768)`                                             |
+| `image=`, `mask_image=`, `strength=`            | `image=`, `mask=`, `strength=`                                |
+| `class_labels=`                                 | `y=`                                                          |
+| `pipe.scheduler = HeunDiscreteScheduler...`     | `sampler="heun"`, in each call                                |
+| `eta=1.0`                                       | `sampler=partial(samplers.ddim, eta=1.0)`                     |
+| `clip_skip=1`, of the prompt alone              | `del pipe.text_encoder.blocks[-1:]`, once, of both prompts    |
+| `callback_on_step_end=f`                        | `for step in pipe.steps(...): f(step.t, step.x_t)`            |
+| `output_type="pt"`                              | `output="tensor"`                                             |
+| `enable_vae_tiling()`                           | `pipe.tile = 512`                                             |
+| `load_textual_inversion(file)`                  | `pipe.load_word(file)`                                        |
+| `ControlNetModel.from_pretrained`               | `pipe.unet = adapt.Controlled(pipe.unet, load_controlnet(f))` |
+| `controlnet_conditioning_scale=1`               | `pipe.unet.scale = 1.0`                                       |
+| `unet(x, t, encoder_hidden_states=c).sample`    | `unet(x, t, context=c)`, with t: (b,)                         |
 """
 
 from minildm.reference_names import reference_name
