@@ -15,10 +15,13 @@ from minildm.data.families import meaning
 from minildm.losses import denoising_loss
 from minildm.pipeline import LatentDiffusion
 from minildm.recipes import pocket, pocket_autoencoder, pocket_scenes, probe, text_pocket
+from minildm.samplers import Step
 from minildm.tensors import count_parameters, seeded
 from minildm.text import TextEncoder, train_tokenizer
 from minildm.training import History
 
+# Three scenes of a task do not name everything.
+pytestmark = pytest.mark.filterwarnings("ignore:this model never saw")
 GENEVAL_SUMMARY = pocket.geneval_summary
 SMALL = dict(channels=(8, 16), attention=(0, 1), heads=2, groups=4)
 SCHEDULE, AUTOENCODER = pocket.schedule(), pocket.autoencoder
@@ -55,10 +58,11 @@ def tiny(monkeypatch, vae, encoder, tokens):
     real = pocket.network
     small = dict(channels=(16, 32), attention=(1,), heads=2, groups=8)
     monkeypatch.setattr(text_pocket, "load", lambda: (encoder, tokens))
-    monkeypatch.setattr(pocket, "autoencoder", lambda job, seed, steps: vae)
+    monkeypatch.setattr(pocket, "autoencoder", lambda job, seed, steps: deepcopy(vae))
     monkeypatch.setattr(pocket, "network", lambda *a, **k: real(*a, **k | small))
     monkeypatch.setattr(pocket, "SCENES", 3)
     monkeypatch.setattr(pocket, "UNSEEN", 2)
+    monkeypatch.setattr(pocket, "REPAINTED", 5)
     monkeypatch.setattr(pocket, "BATCH", 4)
     monkeypatch.setattr(pocket, "geneval_summary", lambda pipe, language: {})
 
@@ -367,7 +371,6 @@ def _captions(n):
     return {language: data.prompts(n, 1, tasks="colour", language=language) for language in LANGUAGES}
 
 
-@pytest.mark.filterwarnings("ignore:this model never saw")  # three scenes of a task do not name everything
 def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys, monkeypatch):
     monkeypatch.setattr(pocket, "geneval_summary", partial(GENEVAL_SUMMARY, per_task=2, seeds=1))
     path = pocket.run(tmp_path / "pocket", steps=2, seed=3)
@@ -394,7 +397,6 @@ def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys, monkeypat
     assert not list((tmp_path / "runs").iterdir())
 
 
-@pytest.mark.filterwarnings("ignore:this model never saw")
 def test_a_pocket_at_other_settings(tmp_path, tiny, vae, tokens, monkeypatch):
     sizes, asked = [], []
     fit = pocket.fit
@@ -446,7 +448,28 @@ def test_the_pocket_trains_an_autoencoder_of_its_own(tmp_path, tiny, vae, encode
     assert asked == [
         ("both", 1, "pocket-autoencoder.safetensors", 4),
         ("decoder", 1, "pocket-decoder.safetensors", 4),
+        ("decoder", 1, "pocket-repainted.safetensors", 4),
     ]
+
+
+def test_what_a_painter_leaves_wrong(tiny, vae, encoder, tokens, monkeypatch):
+    pipe = LatentDiffusion(pocket.network(5, 16), vae, None, encoder, tokens, guidance=3, sees_padding=True)
+    scenes, wrong = pocket.repainted(pipe, 3, seed=5)
+    assert scenes.shape == (3, 3, 64, 64) and scenes.dtype == torch.uint8
+    assert wrong.shape == (3, 5, 8, 8) and 0.1 < wrong.float().std() < 10
+    again = pocket.repainted(pipe, 3, seed=5)
+    assert torch.equal(again[0], scenes) and torch.equal(again[1], wrong)
+    asked = []
+
+    def perfect(said, image, strength, **how):
+        asked.append((said, strength))
+        yield Step(-1, pipe.encode(image), None, None)
+
+    monkeypatch.setattr(pipe, "steps", perfect)
+    scenes, wrong = pocket.repainted(pipe, 70, seed=5)
+    assert len(scenes) == len(wrong) == 70 and wrong.abs().max() < 0.05
+    assert [len(said) for said, _ in asked] == [64, 6]
+    assert all(pocket.STRENGTHS[0] <= strength <= pocket.STRENGTHS[1] for _, strength in asked)
 
 
 @pytest.mark.parametrize("step", [1, 3])

@@ -62,6 +62,25 @@ def test_two_steps_of_each_part(model):
     assert changed == {"decoder", "post_quant"} and all(p.requires_grad for p in model.parameters())
 
 
+def test_the_decoder_learns_from_what_a_painter_leaves(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(recipe, "train", lambda model, batch, loss, **how: seen.append((batch, loss)))
+    scenes = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(7, 3, 64, 64)
+    wrong = torch.arange(7.0)[:, None, None, None].expand(7, 3, 8, 8).half()
+    recipe.finetune_decoder(model, repainted=(scenes, wrong))
+    batch, loss = seen[0]
+    drawn = batch(torch.Generator().manual_seed(0), 10)
+    x, error = drawn["x"], drawn["error"]
+    assert x.shape == (10, 3, 64, 64) and error.shape == (10, 3, 8, 8) and error.dtype == torch.float32
+    number = (x[3:, 0, 0, 0] + 1) * 127.5  # of the scene that stands there
+    torch.testing.assert_close(error[3:, 0, 0, 0], number, atol=1e-3, rtol=0)
+    assert len(number.unique()) > 2 and all(len(one.unique()) > 50 for one in error[:3])
+    with torch.no_grad():
+        z = model.scale(model.encode(x).mean) + error
+        expected = recipe.drawing_loss(model.decode(model.unscale(z)), x)
+    torch.testing.assert_close(loss(model, drawn).detach(), expected)
+
+
 def test_the_loss_by_hand():
     x, x_hat = torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     # absolute 1/4; squared 5 * 1/4; of two neighbours in each direction one differs by 1

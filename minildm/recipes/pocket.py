@@ -1,7 +1,8 @@
 """The pocket model of lessons 08 and 09: words to pictures of 64×64, in latents of 8×8×16 of its own autoencoder.
 
 The autoencoder is trained first, then its decoder on; latents of many scenes are computed once and kept in the cache
-folder; what is left to train is the U-Net. The text encoder of `text-pocket` is frozen, as in Stable Diffusion.
+folder; then the U-Net is trained, and at last the decoder once more, on what the U-Net leaves of scenes. The text
+encoder of `text-pocket` is frozen, as in Stable Diffusion.
 """
 
 import math
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from minildm import data, geneval, weights
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
+from minildm.images import to_unit
 from minildm.layers import group_norm
 from minildm.losses import denoising_error, denoising_loss
 from minildm.pipeline import LatentDiffusion
@@ -27,16 +30,20 @@ from minildm.tensors import best_device, fast_bfloat16, seeded
 from minildm.text import TextEncoder
 from minildm.training import History, Muon, inner_and_rest, train, unwrapped
 
-STEPS, DECAY, BATCH, LR = 18_000, 0.3, 64, 1e-3  # DECAY: the share of the steps over which the rate falls
+STEPS, DECAY, BATCH, LR = 26_000, 0.3, 64, 1e-3  # DECAY: the share of the steps over which the rate falls
 MUON = 20  # times the rate of AdamW, for its updates have another size
 WIDTH, GUIDANCE = 160, 3.0
+GUIDED = (350, 1000)  # below, guidance chooses nothing any more: it only makes lines coarser, and doubles the price
 SHIFT = 3.0  # of the noise schedule: 16 channels say the same thing many times over, and that shows through noise
-SCENES, UNSEEN = 8_000, 500  # for each share of a task, to learn from; and of each task, to measure on
+SCENES, UNSEEN = 10_000, 500  # for each share of a task, to learn from; and of each task, to measure on
 CELLS_WEIGHT = 0.2  # of the second task, see `WithCells`
 TEST_SEED = 8
+# How many scenes are repainted for the decoder, with which seed, and from how much noise.
+REPAINTED, REPAINTED_SEED, STRENGTHS = 11_000, 31, (0.12, 0.64)
+REPAINTED_STEPS = 2_700  # of the decoder
 SHIPPED = {"text_encoder": "text-pocket"}  # what a shipped pocket need not repeat
-# How often a task is drawn: single things, and where things stand and how many there are, take longest to learn.
-SHARES = {"one object": 3, "two objects": 3, "counting": 3, "colour": 1, "position": 4, "colour attribution": 1}
+# How often a task is drawn. Which colour is whose takes longest to learn, and the most different scenes.
+SHARES = {"one object": 3, "two objects": 3, "counting": 3, "colour": 2, "position": 4, "colour attribution": 4}
 
 
 def network(latent_channels: int, context_dim: int, seed: int = 0, **config: Any) -> Denoiser:
@@ -168,13 +175,34 @@ def error(model: Denoiser, batches: Batches, encoder: TextEncoder, n: int = 1000
 
 
 def autoencoder(job: Job, seed: int = 0, steps: int | None = None) -> AutoencoderKL:
-    """The pocket's own autoencoder, trained, and its decoder trained on, of `steps` each if given."""
+    """The pocket's own autoencoder, trained, and its decoder trained on through noise, of `steps` each if given."""
     model = pocket_autoencoder.network(seed)
     how = dict(seed=seed, checkpoint=job.checkpoint("-autoencoder"))
     pocket_autoencoder.fit(model, steps or pocket_autoencoder.STEPS, **how)
     how |= dict(checkpoint=job.checkpoint("-decoder"))
     pocket_autoencoder.finetune_decoder(model, steps or pocket_autoencoder.DECODER_STEPS, **how)
     return model
+
+
+def repainted(pipe: LatentDiffusion, n: int, seed: int = REPAINTED_SEED) -> tuple[Tensor, Tensor]:
+    """Scenes, and what the pipeline leaves wrong in their latents when it paints them anew from middle noise.
+
+    So much of a scene shows through the noise that the painter has to paint this very scene; what is different in the
+    end is its error. -> (n, 3, h, w) uint8, (n, c, h / f, w / f) float16
+    """
+    dice, tasks = np.random.default_rng(seed), list(pocket_autoencoder.DECODER_SHARES)
+    often = np.array([*pocket_autoencoder.DECODER_SHARES.values()], float)
+    pictures, errors = [], []
+    for start in range(0, n, 64):
+        task, k = dice.choice(tasks, p=often / often.sum()), min(64, n - start)
+        scenes = data.scene_arrays(k, seed, "train", tasks=str(task), start=start, layout="grid")
+        said = [data.caption(prompt, str(dice.choice(data.LANGUAGES)), dice.random) for prompt in scenes.prompts]
+        x = torch.from_numpy(scenes.images).movedim(-1, 1)
+        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast_bfloat16(pipe.device)):
+            *_, last = pipe.steps(said, image=to_unit(x), strength=dice.uniform(*STRENGTHS), steps=14, seed=start)
+            errors.append((last.x_t - pipe.encode(to_unit(x))).half().cpu())
+        pictures.append(x)
+    return torch.cat(pictures), torch.cat(errors)
 
 
 def run(
@@ -190,7 +218,7 @@ def run(
     size: int = SIZE,
     compiled: bool = False,
 ) -> Path:
-    """Train the autoencoder, then the U-Net, of `steps` each if given; measure it, write the pipeline's folder.
+    """Train autoencoder, U-Net, and the decoder once more, of `steps` each if given; measure, write the folder.
 
     In its shipped place the folder names the text encoder, which ships already; elsewhere it holds all there is.
     batch, lr, width, size: other settings than the shipped model's: samples of a step, peak of the learning rate,
@@ -216,9 +244,11 @@ def run(
     options = dict(checkpoint=checkpoint, validate=validate, validate_every=1650, compiled=compiled)
     history = fit(model, seen, encoder, steps or STEPS, seed, **how, **options)
     captions = [text for some in scenes.values() for said in some.captions.values() for text in said]
-    pipe = LatentDiffusion(
-        model, vae, None, encoder, tokenizer, size=size, guidance=GUIDANCE, sees_padding=True, words=captions
-    )
+    own = dict(size=size, guidance=GUIDANCE, guidance_interval=GUIDED, sees_padding=True, words=captions)
+    pipe = LatentDiffusion(model, vae, None, encoder, tokenizer, **own)
+    if size == SIZE:  # that of the scenes which the autoencoder learns from
+        options = dict(repainted=repainted(pipe, REPAINTED), seed=seed, checkpoint=job.checkpoint("-repainted"))
+        pocket_autoencoder.finetune_decoder(vae, steps or REPAINTED_STEPS, **options)
     record = job.record(history) | dict(data=f"scenes on the grid, seed {TRAIN_SEED}, train, {size}×{size}")
     record |= dict(scenes=SCENES * sum(SHARES.values()), shares=SHARES, unconditional_rate=UNCONDITIONAL_RATE)
     record |= dict(batch=how["batch_size"], lr=how["lr"], measured=history.validation[-1][1])

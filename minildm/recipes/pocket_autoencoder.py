@@ -21,6 +21,7 @@ from minildm.training import History, train
 
 STEPS, DECODER_STEPS, BATCH, LR = 1_800, 900, 32, 2e-3
 SEED, DECODER_SEED = 3, 11  # of the scenes
+REPAINTED = 0.7  # of a batch, once there is a U-Net to learn from
 NOISE = 0.7  # the largest spread of noise, in latents of spread 1, in the training of both parts
 DRAWINGS = 0.15  # of a batch; they are no scenes, and keep a little more of their detail: this share of the noise
 # What the decoder is finetuned on: most of all single things, which are largest and show every fault.
@@ -66,17 +67,31 @@ def fit(model: AutoencoderKL, steps: int = STEPS, seed: int = 0, noise: float = 
 
 
 def finetune_decoder(
-    model: AutoencoderKL, steps: int = DECODER_STEPS, seed: int = 0, noise: float = NOISE, **options: Any
+    model: AutoencoderKL,
+    steps: int = DECODER_STEPS,
+    seed: int = 0,
+    noise: float = NOISE,
+    repainted: tuple[Tensor, Tensor] | None = None,
+    **options: Any,
 ) -> History:
-    """Train the decoder on, with latents noised up to `noise`, as a painter leaves them; the encoder stays as it is.
+    """Train the decoder on, with latents as a painter leaves them; the encoder stays as it is.
 
-    What a U-Net has learned from the encoder's latents stays true.
+    What a U-Net has learned from the encoder's latents stays true. Before there is a U-Net, its errors are taken for
+    noise up to `noise`.
+    repainted: scenes (m, 3, h, w) in uint8 and what a U-Net left wrong in their latents, (m, c, h / f, w / f), as
+        `pocket.repainted` makes them; they take the share REPAINTED of a batch.
     """
 
     def batch(generator: torch.Generator, n: int) -> dict[str, Tensor]:
-        x = torch.cat([_scenes(k, s, task, DECODER_SEED) for task, k, s in _shared_out(n, generator)])
-        spread = noise * torch.rand(n, 1, 1, 1, generator=generator)
-        return {"x": x, "error": spread * torch.randn(_latent_shape(model, n, x), generator=generator)}
+        k = 0 if repainted is None else round(n * REPAINTED)
+        x = torch.cat([_scenes(k, s, task, DECODER_SEED) for task, k, s in _shared_out(n - k, generator)])
+        spread = noise * torch.rand(n - k, 1, 1, 1, generator=generator)
+        error = spread * torch.randn(_latent_shape(model, n - k, x), generator=generator)
+        if k:
+            scenes, left_wrong = repainted
+            some = torch.randint(len(scenes), (k,), generator=generator)
+            x, error = torch.cat([x, to_model(scenes[some])]), torch.cat([error, left_wrong[some].float()])
+        return {"x": x, "error": error}
 
     def loss(model: AutoencoderKL, tensors: dict[str, Tensor]) -> Tensor:
         with torch.no_grad():
