@@ -72,6 +72,7 @@ def split(ask: Probe) -> None:
         groups = [7 * k for k, size in enumerate(sizes) for _ in range(size)]
         groups = torch.tensor(groups)[torch.randperm(len(groups), generator=torch.Generator().manual_seed(1))]
         n, found = len(groups), []
+        state = torch.random.get_rng_state()
         for seed in (0, 0, 1, 2, 3):
             both = ask.raw(groups, share, seed)
             ask.need(isinstance(both, tuple | list) and len(both) == 2, "expected two results: to learn from, held out")
@@ -87,6 +88,8 @@ def split(ask: Probe) -> None:
             found.append(frozenset(held))
         ask.need(found[0] == found[1], "the same seed must give the same split")
         ask.need(len(set(found)) > 1, "another seed must give another split")
+        untouched = torch.equal(state, torch.random.get_rng_state())
+        ask.need(untouched, "torch's global random stream has moved on: draw from a generator of your own")
 
 
 @probe()
