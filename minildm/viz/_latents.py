@@ -28,7 +28,7 @@ def clouds(
     """Latent spaces of two numbers: above where the clouds lie, below what is decoded from each place; the figure.
 
     maps: {name: (means, deviations)}, (n, 2) each: a cloud is an ellipse of two deviations, its mean a mark, which the
-        lower panel repeats.
+        lower panel repeats in white.
     drawn: {name: k² pictures, decoded from a lattice of places, row by row from the top left}.
     colours, marks: of the n clouds, as matplotlib names them; marks None: a disc.
     area: left, right, bottom and top of the lattice: one for all maps, or {name: area}, which both panels then show.
@@ -58,7 +58,7 @@ def clouds(
         _ellipses(column[0], means, deviations, colours, symbols, prior)
         column[0].set_title(name)
         _lattice(column[1], pixels(drawn[name]), edges)
-        _marks(column[1], means, colours, symbols, edge="white")
+        _marks(column[1], means, ["white"] * len(colours), symbols, edge="black")
         column[1].set(xlim=edges[:2], ylim=edges[2:])
         if aligned:
             column[0].set(xlim=edges[:2], ylim=edges[2:])
