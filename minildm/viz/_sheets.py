@@ -156,8 +156,9 @@ def filmstrip(
     if len(latents) not in (0, len(steps)):
         raise ValueError(f"expected a latent for each of {len(steps)} steps, got {len(latents)}")
     chosen = np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int)
-    names = ["the code"] * bool(latents) + ["$x_t$", r"$\hat x_0$"]
-    figure, axes = _sheet(len(names), len(chosen), size, size + 0.15, title)
+    names = ["code"] * bool(latents) + ["$x_t$", r"$\hat x_0$"]
+    room = 0.25 / len(chosen) if latents else 0  # for the longest name
+    figure, axes = _sheet(len(names), len(chosen), size + room, size + 0.15, title)
     for column, number in zip(axes.T, chosen, strict=True):
         step = steps[number]
         rows = [latent_colours(z) for z in latents[number : number + 1]] + [step.x_t, step.x0_hat]
