@@ -43,7 +43,7 @@ def test_show_puts_every_picture_under_its_title_in_rows():
 def test_matches_counts_found_missed_and_invented(axis):
     true, pred = squares()
     viz.matches(axis, true, true, pred)
-    assert axis.get_title() == "found 1 (blue), missed 1 (orange), invented 1 (purple)"
+    assert axis.get_title() == "found 1 (blue), missed 1 (orange), invented 1 (pink)"
     colours = [matplotlib.colors.to_hex(line.get_edgecolor()[0]).upper() for line in axis.collections]
     assert colours == [viz.SKY, viz.ORANGE, viz.PURPLE]  # what was invented lies on top
 

@@ -54,8 +54,8 @@ def test_what_several_methods_find_is_counted_in_the_same_picture():
     figure = viz.found_in(mask, mask, {"joined": (mask > 0).astype(int), "parted": mask}, "one picture")
     said = [axis.get_title() for axis in figure.axes]
     assert said == [
-        "joined: found 1 (blue), missed 1 (orange), invented 0 (purple)",
-        "parted: found 2 (blue), missed 0 (orange), invented 0 (purple)",
+        "joined: found 1 (blue), missed 1 (orange), invented 0 (pink)",
+        "parted: found 2 (blue), missed 0 (orange), invented 0 (pink)",
     ]
     assert all({"top", "bottom"} == {text.get_text() for text in axis.texts} for axis in figure.axes)
     assert figure.axes[0].images[0].get_array().shape == (30, 12) and figure.get_suptitle() == "one picture"

@@ -76,7 +76,7 @@ def matches(
     iou: float = 0.5,
     title: str = "",
 ) -> Axes:
-    """What was found (blue), missed (orange) and invented (purple), at one strictness; returns the axis.
+    """What was found (blue), missed (orange) and invented (pink), at one strictness; returns the axis.
 
     true, pred: (h, w) int labels. What was missed is filled, within the dashed outline of the truth. What was invented,
     found where there is no such thing, is outlined thickly, above the rest.
@@ -91,7 +91,7 @@ def matches(
     axis.imshow((missed > 0)[..., None] * np.array([*require("matplotlib.colors").to_rgb(ORANGE), 0.4]))
     outline(axis, missed, ORANGE, linestyles="dashed", linewidths=1.0)
     outline(axis, np.where(found > 0, 0, pred), PURPLE, linewidths=2.2)
-    axis.set_title(title or f"found {result.tp} (blue), missed {result.fn} (orange), invented {result.fp} (purple)")
+    axis.set_title(title or f"found {result.tp} (blue), missed {result.fn} (orange), invented {result.fp} (pink)")
     return axis
 
 
