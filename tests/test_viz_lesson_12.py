@@ -34,6 +34,17 @@ def test_boxes_lie_where_the_pieces_are():
     assert (first.get_width(), first.get_height()) == (4, 3) and {"0", "1", "test: never seen"} <= words(figure)
 
 
+def test_each_box_has_a_colour_and_its_number_at_the_corner():
+    boxes = [np.s_[2:5, 3:7], np.s_[0:3, 0:4]]
+    (axis,) = viz.places(np.zeros((8, 9)), np.ones((8, 3)), {"small": boxes}).axes
+    _, *frames = axis.patches
+    _, *numbers = axis.texts
+    assert (
+        [text.get_position() for text in numbers] == [frame.get_xy() for frame in frames] == [(2.5, 1.5), (-0.5, -0.5)]
+    )
+    assert len({frame.get_edgecolor() for frame in frames}) == 2
+
+
 def test_a_line_joins_the_arms_of_one_clinic():
     rows = [
         {"arm": arm, "number": k, "ap50": 0.1 * k + 0.2 * (arm == "painted")}
@@ -53,4 +64,11 @@ def test_intervals_stand_beside_the_line_of_no_difference():
     (axis,) = figure.axes
     assert list(axis.lines[0].get_xdata()) == [0, 0] and list(axis.lines[1].get_xdata()) == [-0.05, 0.25]
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["10%: painted", "100%: pasted"]
-    assert "+0.10 [-0.05, +0.25]" in words(figure)
+    assert "+0.100 [-0.050, +0.250]" in words(figure)
+
+
+def test_only_an_interval_that_excludes_0_has_a_filled_dot():
+    found = {"all": {name: Interval(at, at - 0.1, at + 0.1) for name, at in (("a", -0.2), ("b", 0.05), ("c", 0.2))}}
+    (axis,) = viz.differences(found).axes
+    inside = [line.get_markerfacecolor() for line in axis.lines if line.get_marker() == "o"]
+    assert [colour == "white" for colour in inside] == [False, True, False]

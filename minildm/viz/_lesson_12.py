@@ -1,16 +1,18 @@
 """Drawings of lesson 12: pairs with their outlines, where pieces lie, scores of clinics, differences with intervals."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 
 from minildm.metrics import Interval
 from minildm.optional import require
 
-from ._figures import BLUE, GREEN, ORANGE, SKY, outline
+from ._figures import BLUE, GREEN, ORANGE, PURPLE, SKY, YELLOW, outline
 from ._pictures import Figure
 
 _DARK, _BRIGHT = -1.0, 1.6  # of normalised pictures, so that all in a figure are lit alike
+_FRAMES = (ORANGE, SKY, GREEN, YELLOW, PURPLE)  # of places, in this order
 _ARMS = {"real": "0.2", "half": "0.55", "pasted": "#9A6A00", "painted": BLUE}
 
 
@@ -43,6 +45,8 @@ def places(
 ) -> Figure:
     """The known part of a picture with boxes on it, once for each name, and the strip that stays unseen beside it.
 
+    Each box has a colour of its own, and its number at the upper left.
+
     known: (h, w).  strip: (h, v).  boxes: {name: rows and columns of boxes in `known`}.  Returns the figure.
     """
     pyplot, rectangle = require("matplotlib.pyplot"), require("matplotlib.patches").Rectangle
@@ -53,13 +57,14 @@ def places(
         axis.add_patch(rectangle((wide - 0.5, -0.5), strip.shape[1], tall, fc=SKY, alpha=0.35, lw=0))
         axis.text(wide + strip.shape[1] / 2, tall / 2, "test: never seen", rotation=90, ha="center", va="center",
                   color="white", fontsize=11)  # fmt: skip
-        for number, (rows, columns) in enumerate(found):
+        for (number, (rows, columns)), colour in zip(enumerate(found), cycle(_FRAMES), strict=False):
             corner, sides = (
                 (columns.start - 0.5, rows.start - 0.5),
                 (columns.stop - columns.start, rows.stop - rows.start),
             )
-            axis.add_patch(rectangle(corner, *sides, fill=False, ec=ORANGE, lw=2))
-            axis.text(columns.stop - 4, rows.stop - 4, number, color=ORANGE, fontsize=11, ha="right", va="bottom")
+            axis.add_patch(rectangle(corner, *sides, fill=False, ec=colour, lw=2))
+            axis.text(*corner, number, color=colour, fontsize=11, weight="bold", ha="left", va="top",
+                      bbox=dict(boxstyle="square,pad=0.2", fc="black", ec=colour, lw=2))  # fmt: skip
         axis.set_title(name)
         axis.axis("off")
     figure.suptitle(title)
@@ -97,7 +102,7 @@ def clinics(
 def differences(found: Mapping[str, Mapping[str, Interval]], title: str = "", label: str = "") -> Figure:
     """Differences with their intervals, group by group, beside the line of no difference; returns the figure.
 
-    found: {group: {name: interval}}.
+    found: {group: {name: interval}}.  The dot of an interval that excludes 0 is filled.
     """
     count = sum(len(group) for group in found.values())
     figure, axis = require("matplotlib.pyplot").subplots(figsize=(8.8, 0.36 * count + 0.25 * len(found) + 0.9))
@@ -107,8 +112,8 @@ def differences(found: Mapping[str, Mapping[str, Interval]], title: str = "", la
         for name, (mean, low, high) in intervals.items():
             colour = next((_ARMS[arm] for arm in _ARMS if name.startswith(arm)), GREEN)
             axis.plot([low, high], [y, y], color=colour, lw=2.5)
-            axis.plot(mean, y, "o", color=colour, ms=7)
-            numbers = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+            axis.plot(mean, y, "o", color=colour, mfc=colour if low > 0 or high < 0 else "white", mew=1.8, ms=7)
+            numbers = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
             axis.text(1.01, y, numbers, color=colour, fontsize=9, va="center", transform=axis.get_yaxis_transform())
             ticks[y] = f"{group}: {name}"
             y += 1
