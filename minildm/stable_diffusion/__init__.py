@@ -33,7 +33,7 @@ What users of diffusers look for:
 | `unet(x, t, encoder_hidden_states=c).sample`    | `unet(x, t, context=c)`, with t: (b,)                         |
 
 One generator of diffusers goes on from picture to picture, and from an image's latents to the noise. So for several
-pictures give it a list, and where an image is the start hand the same noise to both: `x_T=` here.
+pictures give it a list; and where an image is the start, hand over the noise that it drew there: `x_T=`.
 """
 
 from minildm.reference_names import reference_name

@@ -105,9 +105,6 @@ def save(pipe: LatentDiffusion, folder: str | Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: choose a new folder")
     _check_kind(pipe)
-    for name in LATENTS:
-        if isinstance(network := getattr(pipe, name), nn.Module):
-            check_nothing_added(network)
     f = 1 if pipe.vae is None else pipe.vae.multiple
     written = {  # all of it before anything is written, since it may be refused
         "unet/config.json": to_configs.unet(pipe.unet, [side // f for side in pipe.size]),
@@ -117,6 +114,9 @@ def save(pipe: LatentDiffusion, folder: str | Path) -> Path:
         written["vae/config.json"] = to_configs.vae(pipe.vae, list(pipe.size))
     if pipe.text_encoder is not None:
         written["text_encoder/config.json"] = to_configs.text_encoder(pipe.text_encoder, pipe.tokenizer)
+    for name in LATENTS:
+        if isinstance(network := getattr(pipe, name), nn.Module):
+            check_nothing_added(network)
     _warn(pipe)
     with storage.folder(folder, INDEX) as part:
         written[INDEX] = _written_index(pipe, written, part)
