@@ -108,6 +108,20 @@ def test_the_second_time_does_nothing(project):
     assert calls(project) == 1
 
 
+def test_what_is_large_is_named_while_it_is_fetched(project):
+    pip = [
+        "  Downloading torch-2.9.1-cp312-cp312-linux_x86_64.whl (899.7 MB)",
+        "  Using cached nvidia_cublas_cu12-12.8-py3-none-linux_x86_64.whl (594.3 MB)",
+        r"  Downloading small\ntiny-1.0-py3-none-any.whl (12 kB)",
+        "Installing collected packages: torch",
+    ]
+    (project / "pip.plan").write_text("\n".join(f"printf '%s\\n' '{line}'" for line in pip))
+    _, *said, ready = setup(project).stdout.splitlines()
+    assert said[:2] == ["  fetching torch (899.7 MB) ...", "  fetching nvidia_cublas_cu12 (594.3 MB) ..."]
+    assert len(said) == 3 and "installing" in said[2] and ready.startswith("Ready")
+    assert (project / ".venv" / "install.log").read_text().splitlines()[-4:] == pip
+
+
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
 def test_a_change_of_what_it_depends_on_installs_again(project, name):
     setup(project)

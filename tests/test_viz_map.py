@@ -34,7 +34,21 @@ def numbered(axis):
 
 def test_every_lesson_of_the_readme_is_there(axis):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert sorted(numbered(axis)) == [int(number) for number in re.findall(r"^\| (\d\d) \| ", readme, re.MULTILINE)]
+    questions = dict(re.findall(r"^\| (\d\d) \| \[(.*?)\]", readme, re.MULTILINE))
+    assert sorted(numbered(axis)) == [int(number) for number in questions]
+    assert set(questions.values()) <= {text.get_text() for text in axis.texts}
+
+
+def test_no_words_lie_on_others():
+    with plt.rc_context():
+        viz.style()
+        (axis,) = viz.course_map({}).axes
+        axis.figure.canvas.draw()
+    texts = [text for text in axis.texts if text.get_text()]
+    boxes = [text.get_window_extent() for text in texts]
+    for k, box in enumerate(boxes):
+        assert not [texts[k + 1 + i].get_text() for i, one in enumerate(boxes[k + 1 :]) if box.overlaps(one)], texts[k]
+    plt.close("all")
 
 
 def test_each_picture_stands_beside_its_number(axis):

@@ -102,6 +102,18 @@ def test_a_film_strip_starts_at_the_start_and_ends_at_the_end():
     assert [int(picture[0, 0, 0]) for picture in x0_hat] == [128, 89, 51, 13]
 
 
+def test_a_film_strip_of_latents_shows_them_above():
+    latents = [torch.full((1, 4, 2, 2), k - 4.5) for k in range(10)]
+    latents[-1][0, 1:] = 0
+    pictures = shown(viz.filmstrip(steps(10), columns=4, latents=latents))
+    assert [picture.shape for picture in pictures] == [(16, 16, 3)] * 4 + [(3, 3, 3)] * 8
+    assert pictures[0].max() == 0 and pictures[3][0, 0].tolist() == [255, 128, 128]
+    with pytest.raises(ValueError, match="a latent for each of 10 steps, got 9"):
+        viz.filmstrip(steps(10), latents=latents[1:])
+    with pytest.raises(ValueError, match="at least 3 channels"):
+        viz.latent_colours(torch.zeros(1, 2, 4, 4))
+
+
 def test_a_film_strip_of_few_steps_shows_each_once():
     assert len(viz.filmstrip(steps(3), columns=8).axes) == 6
 

@@ -22,12 +22,13 @@ from ._figures import (
     u_diagram,
 )
 from ._flow import consists_of, over_calls, plane_paths
+from ._judged import judged
 from ._latents import bands, clouds
 from ._lesson_01 import found_in, targets, u_2015
 from ._lesson_12 import annotated, clinics, differences, places
 from ._map import course_map
 from ._noise import noise_paths, picture_and_values, schedule_sheet
-from ._pictures import array, pixels
+from ._pictures import array, latent_colours, pixels
 from ._prompt import prompt_field
 from ._sheets import filmstrip, gallery, show, strips, word_maps
 from ._steering import guidance_line, trade_off
@@ -52,6 +53,8 @@ __all__ = [
     "curve",
     "spread",
     "pixels",
+    "latent_colours",
+    "judged",
     "gallery",
     "strips",
     "filmstrip",

@@ -44,6 +44,17 @@ def pixels(images: Images) -> np.ndarray:
     return np.stack(drawn)
 
 
+def latent_colours(z: Tensor, scale: int = 8) -> Tensor:
+    """Latents as mosaics: the first three numbers of each place as red, green and blue. (b, 3, scale·h, scale·w)
+
+    z: (b, c, h, w), of standard deviation about 1, as a denoiser sees them; from -2, dark, to 2, bright.
+    scale: the side of a place in pixels.  Raises ValueError for fewer than three channels.
+    """
+    if z.ndim != 4 or z.shape[1] < 3:
+        raise ValueError(f"expected latents (b, c, h, w) with at least 3 channels, got {tuple(z.shape)}")
+    return (z[:, :3] / 2).clamp(-1, 1).repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+
+
 def array(image: Images) -> np.ndarray:
     """An image of any kind as an array for `imshow`: (h, w), or (h, w, 3) in colour; numbers keep their range.
 

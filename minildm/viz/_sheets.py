@@ -11,7 +11,7 @@ from minildm.images import Images
 from minildm.optional import require
 from minildm.samplers import Step
 
-from ._pictures import Figure, array, pixels
+from ._pictures import Figure, array, latent_colours, pixels
 
 SMALL = 9  # points: no letter is smaller
 
@@ -140,26 +140,34 @@ def filmstrip(
     size: float = 1.15,
     title: str = "",
     numbered: bool = False,
+    latents: Sequence[Tensor] = (),
 ) -> Figure:
     """The way of one sample: above, x_t as it is; below, x0_hat, what the model takes it for. Returns the figure.
 
     steps: all that a sampler yields; `columns` of them are shown, the first and the last among them.
     sample: which one of the batch.  numbered: say above each how many steps came before.
-    Raises ValueError for no steps, and for latents, which are decoded first.
+    latents: where the steps are decoded ones, x_t of each before that, (b, c, h, w): a row above, as `latent_colours`.
+    Raises ValueError for no steps, for steps that are latents, which are decoded first, and for another number of
+    latents than of steps.
     """
     steps = list(steps)
     if not steps:
         raise ValueError("expected the steps of a sampler, got none: was its generator used up before?")
+    if len(latents) not in (0, len(steps)):
+        raise ValueError(f"expected a latent for each of {len(steps)} steps, got {len(latents)}")
     chosen = np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int)
-    figure, axes = _sheet(2, len(chosen), size, size + 0.15, title)
+    names = ["code"] * bool(latents) + ["$x_t$", r"$\hat x_0$"]
+    room = 0.25 / len(chosen) if latents else 0  # for the longest name
+    figure, axes = _sheet(len(names), len(chosen), size + room, size + 0.15, title)
     for column, number in zip(axes.T, chosen, strict=True):
         step = steps[number]
-        for axis, x in zip(column, (step.x_t, step.x0_hat), strict=True):
+        rows = [latent_colours(z) for z in latents[number : number + 1]] + [step.x_t, step.x0_hat]
+        for axis, x in zip(column, rows, strict=True):
             axis.imshow(pixels(x[sample]))
         words = "finished" if step.t < 0 else f"t = {step.t}"
         words = f"step {number}\n{words}" if numbered else words
         column[0].set_title(words, fontsize=SMALL)
-    for axis, name in zip(axes[:, 0], ("$x_t$", r"$\hat x_0$"), strict=True):
+    for axis, name in zip(axes[:, 0], names, strict=True):
         axis.text(-0.12, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=12)
     return figure
 
