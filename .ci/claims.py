@@ -57,7 +57,10 @@ times are recorded steps, times CPU seconds a step measured live. Where another 
 distance is from a set of pictures to real ones, lower is better.
 
 **Intervals.** Brackets are 95 % intervals, but for C07, C17 and C18, where they are the lowest and the highest of three
-or four runs. ± is the standard deviation over seeds where a row names seeds, else one standard error (C08, C19, C20).
+or four runs. ± is two things. In C02, C04 and C13 it is ± SD of three seeds, the standard deviation of what three
+trainings gave: it says how far single runs differ, and is no interval of their mean. In C06, C08, C19, C20 and C23 it
+is one standard error; a 95 % interval is about twice as wide. C01 holds means of three seeds, and a figure in its
+notebook shows each seed; the two shares of C18 are of 64 pairs each, and no interval was computed for them.
 """
 
 

@@ -147,7 +147,9 @@ class Conditioned(nn.Module):
         check_integers("y", y, self.num_classes, start=self.null_class)
         if len(y) != b:
             raise ValueError(f"expected y: ({b},), one class per picture, got ({len(y)},)")
-        return y.remainder(self.num_classes + 1)
+        # On a GPU, where y was not looked at: what is no class becomes -1, which the embedding itself refuses.
+        known = y.where((y >= 0) & (y < self.num_classes), -1)
+        return known.where(y != self.null_class, self.num_classes)
 
     def _check_context(self, context, mask, b):
         if self.context_dim is None and (context is not None or mask is not None):

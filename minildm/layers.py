@@ -52,21 +52,6 @@ def group_norm(channels: int, groups: int | None = None, eps: float = 1e-5) -> n
     return nn.GroupNorm(groups, channels, eps)
 
 
-class ConvBlock(nn.Module):
-    """The block of 2015: convolution and ReLU, twice. (b, in, h, w) -> (b, out, h, w)
-
-    Source: Ronneberger et al., "U-Net" (2015), but padded, so that the size stays.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.conv1 = conv3x3(in_channels, out_channels)
-        self.conv2 = conv3x3(out_channels, out_channels)
-
-    def forward(self, x: Tensor, cond: Cond = NO_CONDITION) -> Tensor:
-        return F.relu(self.conv2(F.relu(self.conv1(x))))
-
-
 class ResidualBlock(nn.Module):
     """The block of today: (normalise, SiLU, convolve) twice, added to the input. (b, in, h, w) -> (b, out, h, w)
 

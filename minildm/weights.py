@@ -42,8 +42,8 @@ _OPENED_BY = {
 }
 # What was put into a module from outside, told by the names of its tensors -> how to take it out again.
 _ADDED = {
-    r"\.lora_\w+\.(down|up)\.": "a LoRA beside its layers: lora.save writes that alone; lora.merge() makes it part of "
-    "the weights, and lora.remove() takes it away",
+    r"\.lora_\w+\.(down|up)\.": "a LoRA beside its layers: lora.save writes that alone; lora.merge() and then "
+    "lora.remove() keep it in the weights; lora.remove() alone takes it away",
     r"(^|\.)tokens\.vector$": "a new word that is being learned: end that with its keep()",
     r"\.lora_|\.base_layer\.|\.modules_to_save\.": "adapters of PEFT: write them with peft.get_peft_model_state_dict, "
     "and merge or unload them before the module itself is saved",
@@ -106,8 +106,7 @@ def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[dict[st
         raise ValueError(f"expected a module of class {' or '.join(CLASSES)}, got {name}{hint}")
     if not dtype.is_floating_point:
         raise ValueError(f"expected a floating-point dtype such as torch.float16, got {dtype}")
-    for what in _added(module):
-        raise ValueError(f"this {name} has {what}")
+    check_nothing_added(module)
     if getattr(module, "config", None) is None:
         raise ValueError(f"this {name} was built from blocks of your own, so no configuration can rebuild it")
     tensors = {}
@@ -132,6 +131,12 @@ def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[dict[st
     if (schedule := getattr(module, "schedule", None)) is not None:
         metadata["schedule"] = _json(schedule.config, f"{name}.schedule")
     return tensors, metadata
+
+
+def check_nothing_added(module: nn.Module) -> None:
+    """Raise ValueError where something was put into a module from outside, such as a LoRA: its file would not open."""
+    for what in _added(module):
+        raise ValueError(f"this {type(module).__name__} has {what}")
 
 
 def unpack(tensors: dict[str, Tensor], metadata: dict[str, str], source: str | Path = "the file") -> nn.Module:

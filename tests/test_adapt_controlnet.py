@@ -1,15 +1,17 @@
 """ControlNet: it starts as the denoiser it is copied from, learns alone, and computes what diffusers' does."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from compare import assert_equal, random, randomized
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 from small_sd import change, small
 
 from minildm import stable_diffusion, training, weights
-from minildm.adapt import Controlled, ControlNet
+from minildm.adapt import Controlled, ControlNet, LoRA
 from minildm.denoiser import Denoiser
 from minildm.losses import denoising_loss, draw_noise
 from minildm.pipeline import LatentDiffusion
@@ -207,6 +209,48 @@ class TestDiffusers:
                 X, T, CONTEXT, down_block_additional_residuals=down, mid_block_additional_residual=mid
             ).sample
             assert_equal(both(X, T, CONTEXT, control=control), expected)
+
+    def test_from_the_hub(self, theirs, tmp_path, monkeypatch):
+        """As a download leaves it there, and of the repository no more than is read."""
+        cache, commit = tmp_path / "models--some--body", "0" * 40
+        repository = cache / "snapshots" / commit
+        theirs.save_pretrained(repository)
+        (cache / "refs").mkdir()
+        (cache / "refs" / "main").write_text(commit)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        self.same(stable_diffusion.load_controlnet("some/body"), theirs)
+        weights_file = repository / "diffusion_pytorch_model.safetensors"
+        for name in ("diffusion_pytorch_model.bin", "picture.png", "diffusion_pytorch_model.fp16.bin", "README.md"):
+            (repository / name).write_bytes(b"large")
+        downloaded = tmp_path / "downloaded"
+
+        def snapshot_download(repo_id, allow_patterns):
+            downloaded.mkdir(exist_ok=True)
+            names = [path.name for path in repository.iterdir()]
+            for name in filter_repo_objects(names, allow_patterns=allow_patterns):
+                shutil.copy(repository / name, downloaded)
+            return str(downloaded)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+        self.same(stable_diffusion.load_controlnet("some/body"), theirs)
+        assert {path.name for path in downloaded.iterdir()} == {"config.json", weights_file.name}
+        shutil.rmtree(downloaded)
+        weights_file.rename(weights_file.with_suffix(".fp16.safetensors"))
+        for variant in (None, "fp16"):
+            self.same(stable_diffusion.load_controlnet("some/body", variant=variant), theirs)
+        with pytest.raises(FileNotFoundError, match="no folder .*nowhere', and it is no name like 'owner/name'"):
+            stable_diffusion.load_controlnet(tmp_path / "nowhere")
+        with pytest.raises(ValueError, match="is one file: name the folder it lies in"):
+            stable_diffusion.load_controlnet(tmp_path / "net.safetensors")
+
+    def test_a_lora_is_not_written(self, tmp_path):
+        net = ControlNet.copy_of(denoiser(), 3, factor=4)
+        lora = LoRA(net)
+        with pytest.raises(ValueError, match="this ControlNet has a LoRA beside its layers"):
+            stable_diffusion.save_controlnet(net, tmp_path / "net")
+        assert not any(tmp_path.iterdir())
+        lora.remove()
+        stable_diffusion.load_controlnet(stable_diffusion.save_controlnet(net, tmp_path / "net"))
 
     def test_refused(self, theirs, tmp_path):
         folder = tmp_path / "net"

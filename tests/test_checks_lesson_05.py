@@ -7,12 +7,6 @@ from minildm import checks
 from minildm.attention import Attention, attention_maps
 
 
-def good_fold(mean, variance, gamma, beta, eps):
-    """By two probes: what eval mode makes of 0 is the shift, and what it adds for 1 the factor."""
-    zero, one = (F.batch_norm(x[None], mean, variance, gamma, beta, eps=eps)[0] for x in (mean * 0, mean * 0 + 1))
-    return torch.stack([one - zero, zero])
-
-
 def good_attention(q, k, v, mask):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
 
@@ -22,7 +16,6 @@ def good_flops(n, dim):
 
 
 RIGHT = [
-    (checks.fold_batch_norm, good_fold),
     (checks.masked_attention, good_attention),
     (checks.attention_flops, good_flops),
 ]
@@ -42,11 +35,6 @@ def test_the_flops_are_those_that_pytorch_counts():
     assert counter.get_total_flops() == good_flops(n, dim)
 
 
-def folded(rows):
-    """A wrong answer from `rows(mean, variance, gamma, beta, eps, deviation)` -> factor, shift."""
-    return lambda m, v, g, b, eps: torch.stack(rows(m, v, g, b, eps, (v + eps).sqrt()))
-
-
 def masked(use, scale=lambda d: d**-0.5):
     return lambda q, k, v, mask: use(q @ k.mT * scale(q.shape[-1]), mask[:, None]) @ v
 
@@ -58,21 +46,6 @@ def hidden(scores, mask):
 @pytest.mark.parametrize(
     "check, wrong, hint",
     [
-        (checks.fold_batch_norm, lambda m, v, g, b, eps: good_fold(m, v, g, b, 0.0), "eps is missing"),
-        (
-            checks.fold_batch_norm,
-            folded(lambda m, v, g, b, e, d: (g / (v.sqrt() + e), b - m * g / (v.sqrt() + e))),
-            "eps belongs below",
-        ),
-        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d**2, b - m * g / d**2)), "a root is missing"),
-        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (1 / d, b - m / d)), "missing from the factor"),
-        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d, b + m * g / d)), "the mean is added"),
-        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d, b - m * g)), "not divided by the deviation"),
-        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d, b - m / d)), "missing from the shift"),
-        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d, b)), "beta alone"),
-        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d, -m * g / d)), "lacks beta"),
-        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (g / d, (b - m / d) * g)), "not multiply beta"),
-        (checks.fold_batch_norm, folded(lambda m, v, g, b, e, d: (b - m * g / d, g / d)), "rows are swapped"),
         (checks.masked_attention, masked(lambda s, m: s.softmax(-1)), "mask is not used"),
         (checks.masked_attention, masked(lambda s, m: hidden(s, ~m)), "wrong way round"),
         (checks.masked_attention, masked(lambda s, m: (s * m).softmax(-1)), "minus infinity"),

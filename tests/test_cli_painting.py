@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minildm import cli, data, geneval, images, stable_diffusion, viz, weights
+from minildm import cli, data, geneval, images, samplers, stable_diffusion, viz, weights
 from minildm.autoencoder import AutoencoderKL
 from minildm.cli import _painting as painting
 from minildm.denoiser import Denoiser
@@ -58,6 +58,15 @@ def test_a_prompt_becomes_the_pipelines_picture(folder, here, capsys):
     expected = pipe(PROMPT, seed=3, steps=2, guidance=2, negative_prompt="a cat")
     assert np.abs(pixels("cat.png").astype(int) - np.asarray(expected)).max() <= 1
     assert [path.name for path in here.iterdir()] == ["cat.png"]  # nothing half-written is left
+
+
+def test_where_the_steps_lie(folder):
+    how = ["--seed", "3", "--sampler", "dpm_solver_2m"]
+    assert generate(folder, PROMPT, *how, "--spacing", "karras", "-o", "cat.png") == 0
+    pipe = LatentDiffusion.from_pretrained(folder)
+    timesteps = samplers.timesteps(pipe.schedule, 2, "karras")
+    expected = pipe(PROMPT, seed=3, timesteps=timesteps, sampler="dpm_solver_2m")
+    assert np.abs(pixels("cat.png").astype(int) - np.asarray(expected)).max() <= 1
 
 
 def test_without_a_file_name_it_is_the_prompt_and_the_seed(folder, here, capsys):
@@ -133,6 +142,7 @@ def test_an_old_file_stays_whole_until_the_new_one_is(folder, monkeypatch):
         ([PROMPT, "-o", "nowhere/cat.png"], "there is no folder 'nowhere' to write 'cat.png' to: make it first"),
         ([PROMPT, "--size", "60"], "divisible by 16, as the networks halve them, got 60×60: ask for 64×64"),
         ([PROMPT, "--sampler", "magic"], "expected sampler as one of ddpm"),
+        ([PROMPT, "--spacing", "magic"], 'expected spacing="leading", "linspace", "trailing" or "karras"'),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(folder, here, capsys, arguments, says):

@@ -1,6 +1,7 @@
 """`minildm evaluate --submission` and `--verify`, on a tiny pipeline that never learned anything."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,27 @@ def test_what_is_no_record_is_refused(tmp_path, capsys, content):
     (tmp_path / "x.json").write_text(content)
     assert evaluate("--verify", tmp_path / "x.json") == 1
     assert "expected a record of `minildm evaluate --submission`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (
+            ["--submission", "a.json", "--json", "b.json"],
+            "record in place of the file of --json",
+        ),
+        (["--verify", "a.json", "--split", "both"], "--verify .* with its own settings: leave --split out"),
+        (["--verify", "a.json", *FEW], "leave --per-task, --seeds, --steps out"),
+        (["--verify", "a.json", "--json", "b.json", "--submission", "c.json"], "leave --json, --submission out"),
+        (["--verify", "a.json", "--guidance", "2", "--sampler", "ddim"], "leave --guidance, --sampler out"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(arguments, says, folder, record, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.json").write_bytes(record.read_bytes())
+    assert evaluate("--model", folder, *arguments) == 1
+    assert re.search(says, capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_wrong_name_is_said_before_the_work(tmp_path, capsys):

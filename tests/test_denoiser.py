@@ -349,3 +349,14 @@ def test_an_odd_timestep_embedding_ends_with_zero():
     found = timestep_embedding(torch.tensor([1, 50]), 5)
     assert found.shape == (2, 5) and not found[:, 4].any()
     assert torch.equal(found[:, :4], timestep_embedding(torch.tensor([1, 50]), 4))
+
+
+@pytest.mark.parametrize("y", [-2, -6, 4, 5, 9])
+def test_a_label_that_is_no_class_fails_where_nothing_is_looked_at(y, monkeypatch):
+    """On a GPU labels are not looked at, since that would wait for it; the embedding itself refuses them."""
+    model = Denoiser(3, 3, **SMALL, num_classes=4).eval()
+    monkeypatch.setattr("minildm.denoiser.check_integers", lambda *given, **more: None)
+    with pytest.raises(IndexError):
+        model.embed(T, y=torch.tensor([1, y]))
+    rows = model.classes.weight[[3, 4]]
+    assert torch.equal(model.classes(model._labels(torch.tensor([3, -1]), 2, "cpu")), rows)

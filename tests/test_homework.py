@@ -8,6 +8,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -19,6 +21,8 @@ from minildm.homework._feedback import BEGIN, END, divide, mask
 
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*_*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
+GUIDE = (FOLDER / "README.md").read_text(encoding="utf-8")
+LESSONS = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def nbgrader(root: Path, *arguments: str) -> str:
@@ -196,6 +200,99 @@ def test_release_writes_notebooks_and_a_page_and_touches_nothing_else(tmp_path, 
     assert capsys.readouterr().out.startswith("written: 1 notebooks")
     assert cli.main(["homework", "release", str(tmp_path), "--only", "9"]) == 1
     assert NAMES[0] in capsys.readouterr().err
+
+
+def test_the_page_for_students_names_the_file_that_they_install(tmp_path, capsys):
+    assert cli.main(["homework", "release", str(tmp_path), "--only", "1"]) == 0
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert f'pip install "{homework.wheel()}[course]"' in page and "{" not in page
+    assert f"pip wheel . --no-deps -w {tmp_path}" in capsys.readouterr().out
+    (tmp_path / homework.wheel()).touch()
+    assert cli.main(["homework", "release", str(tmp_path), "--only", "1"]) == 0
+    assert "pip wheel" not in capsys.readouterr().out
+    assert f'pip install "{homework.wheel()}[course]"' in GUIDE
+    pages = [GUIDE, page, (FOLDER.parents[1] / "INSTALL.md").read_text(encoding="utf-8")]
+    assert not [text for text in pages if re.search(r"""install ["']?minildm(\[|["'\s])(?! @)(?!course] @)""", text)]
+
+
+def handed_in(path: Path, names: Sequence[str]) -> bytes:
+    """A zip as a student packs it on macOS, in which each file holds its own name."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, name)
+            file.writestr(f"__MACOSX/{name}", "a fork")
+    return path.read_bytes()
+
+
+def test_what_moodle_gives_is_sorted_with_the_pictures_of_a_project(tmp_path):
+    root, name = tmp_path / "course", NAMES[-1]
+    assert cli.main(["homework", "course", str(root), "--only", name]) == 0
+    files = [f"{name}.ipynb", "leaves.ipynb", "pictures/oak/1.png", "pictures/oak/1.txt"]
+    archive = root / "downloaded" / name / "archive"
+    archive.mkdir(parents=True)
+    with zipfile.ZipFile(archive / "Course-Project-1.zip", "w") as file:
+        packed = handed_in(tmp_path / "flat.zip", files)
+        file.writestr(f"Ada Lovelace_4711_assignsubmission_file/{name}.zip", packed)
+        file.writestr(f"Li Wei_4713_assignsubmission_file_{name}.zip", packed)
+        packed = handed_in(tmp_path / "folder.zip", [f"{name}/{one}" for one in files])
+        file.writestr(f"Eva_Maria O'Neil_4712_assignsubmission_file_/{name}.zip", packed)
+        for one in files:
+            file.writestr(f"Wu_4714_assignsubmission_file_/{one}", one)
+        file.writestr("Wu_4714_assignsubmission_onlinetext_/onlinetext.html", "the plan")
+    nbgrader(root, "zip_collect", name)
+    for student in ("Ada Lovelace", "Li Wei", "Eva_Maria O'Neil", "Wu"):
+        place = root / "submitted" / student / name
+        found = [path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()]
+        assert sorted(found) == sorted([*files, "timestamp.txt"]) or sorted(found) == sorted(files)
+        assert all((place / one).read_text().endswith(one) for one in files)
+    assert len(list((root / "submitted").iterdir())) == 4
+
+
+def table(text: str) -> list[list[str]]:
+    """The rows of a table in markdown, without its head."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return rows[2:]
+
+
+def test_the_guides_table_says_how_points_are_given_and_what_a_notebook_says():
+    listed = {row[0]: row for row in table(GUIDE.partition("## Routes")[0])}
+    assert list(listed) == [name[0] for name in NAMES]
+    for path in NOTEBOOKS:
+        graded = [cell for cell in cells(path) if is_marked(cell, "grade")]
+        read = sum(cell.metadata.nbgrader.points for cell in graded if is_marked(cell, "solution"))
+        number, name, _, minutes, points, _ = listed[path.stem[0]]
+        assert points == f"{20 - read} / {read}" and f"({path.name})" in name
+        assert f"about {minutes} minutes" in cells(path)[0].source
+
+
+def test_routes_can_be_kept():
+    """What is due needs lessons of earlier weeks alone, a lesson what it is taken with or after, and hours add up."""
+    lessons = {row[0]: row for row in table(LESSONS) if re.fullmatch(r"\d\d", row[0])}
+    listed = {row[0]: row for row in table(GUIDE.partition("## Routes")[0])}
+    routes = re.findall(r"^### \w+ weeks: .*?\n(.*?)(?=^##|^- )", GUIDE, re.MULTILINE | re.DOTALL)
+    assert len(routes) == 3
+    for route in routes:
+        seen, minutes, due_before = set(), 0, set()
+        for _, *taught, due in table(route):
+            here = re.findall(r"\b\d\d\b", " ".join(taught))
+            for number in here:
+                needs = set(re.findall(r"\d\d", lessons[number][4]))
+                assert needs <= seen | set(here), f"lesson {number} comes too early"
+            minutes += 2 * sum(int(lessons[number][3]) for number in here)
+            whole = set(re.findall(r"\b[1-7]\b", re.sub(r"room \d of 6", "", due)))
+            for number in whole:
+                after = re.findall(r"\d\d", listed[number][2].partition(",")[0])
+                assert set(after) <= seen, f"assignment {number} is due in the week of its lesson, or before"
+            due_before |= whole
+            seen |= set(here)
+        hours = float(re.match(r"\s*(\d+) hours for the lessons", route)[1])
+        assert abs(minutes / 60 - hours) <= 0.5, f"the lessons take {minutes / 60:.1f} hours, not {hours:.0f}"
+        asked = sum(int(listed[number][3]) for number in due_before - {"7"})
+        if {"2", "3"} <= due_before and "2 or 3" in route:
+            asked -= (int(listed["2"][3]) + int(listed["3"][3])) / 2
+        asked += 30 if due_before == {"1"} else 0  # room 1 of 6
+        hours = float(re.search(r"(\d+) for homework", route)[1])
+        assert abs(asked / 60 - hours) <= 0.5, f"homework takes {asked / 60:.1f} hours, not {hours:.0f}"
 
 
 def test_a_course_is_made_in_its_own_folder_and_keeps_its_settings(tmp_path, capsys):

@@ -252,6 +252,7 @@ def grown(p, steps=1000):
         ("touches no nucleus", lambda p: nearest(p, inside=False)),
         ("where background is more likely than 1/2", lambda p: np.where(nearest(p) == 0, 1, nearest(p))),
         ("nucleus is the most likely class", lambda p: nearest(p, seed=lambda p: p[1] > 0.5)),
+        ("a bridge of .* melts two nuclei", lambda p: nearest(p, seed=lambda p: (p[1] > p[2]) & (p[0] < 0.5))),
         ("less likely than 1/2", flooded(foreground=lambda p: p.argmax(0) > 0)),
         ("touches a nucleus at a corner alone", flooded(connectivity=2)),
         ("however its probabilities rise", flooded(height=lambda p, seeds: -p[1])),

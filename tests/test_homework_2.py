@@ -229,7 +229,8 @@ def of(schedule):
         ("fine waves|first log SNR", of(lambda steps: NoiseSchedule.cosine(steps, shift=4))),
         ("first log SNR is 4", line(4, -10, 0.0)),
         ("shows through", line(8, -6)),
-        ("brightness of at most", line(8, -12)),
+        ("shows through", line(8, -12)),
+        ("shows through", line(8, -14.5)),
         ("falls from step to step", lambda steps: line(8, -10, 0.0)(steps)[::-1]),
         ("between 0 and 1", lambda steps: 1 - line(8, -10, 0.0)(steps)),
         ("400 numbers", lambda steps: line(8, -10, 0.0)(1000)),
@@ -251,6 +252,7 @@ def test_a_wrong_schedule_is_caught(hint, answer):
         ("fine waves are off by -2", of(lambda steps: NoiseSchedule.cosine(steps, shift=4))),
         ("coarse waves are off", lambda steps: np.linspace(0.9999, 0, steps)),
         ("waves are off", line(6, -14.7)),
+        ("the last log SNR is -12.0: the mean of 49,152 numbers still shows", line(8, -12)),
     ],
 )
 def test_what_is_in_sight_measures_the_waves(hint, answer):

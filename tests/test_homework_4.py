@@ -107,6 +107,7 @@ def by_waves(x, x_hat, f):
         ("cannot hold a wave", split(limit=lambda k, n, f: 2 * f * k <= n)),
         ("cannot hold a wave", split(limit=lambda k, n, f: f * k < n)),
         ("can hold a wave", split(limit=lambda k, n, f: 4 * f * k < n)),
+        ("can hold a wave of 2 cycles across 20", split(limit=lambda k, n, f: k < n // (2 * f))),
         ("below in both directions", split(both=False)),
         ("over the whole picture", split(limit=lambda k, n, f: 2 * f * k / n < n)),
         ("a rectangle, no circle", circle),

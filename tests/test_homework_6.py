@@ -1,5 +1,6 @@
 """Homework 6, the bug museum: right but unusual repairs pass, wrong ones are caught with a hint that fits."""
 
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -532,6 +533,41 @@ def by_moving(function):
     return ema.weight.item() != before
 
 
+def by_weights(function):
+    """The weights after one step and after parts of it; what is returned is not looked at."""
+    ends = []
+    for parts in (1, 4):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(model.weight, 0.5)
+        model.weight.grad = torch.ones_like(model.weight)
+        x = torch.arange(4.0)[:, None]
+        batches = list(zip(x.chunk(parts), x.chunk(parts), strict=True))
+        function(model, torch.optim.SGD(model.parameters(), lr=0.1), batches)
+        ends.append(model.weight.item())
+    return abs(ends[0] - 0.85) < 1e-5 and abs(ends[1] - 0.85) < 1e-5
+
+
+def by_average(function, told=False):
+    """The average stands where the model's weights say, step by step; whether the model learns is not looked at."""
+    for decay in (0.3, 0.9):
+        model, ema = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        before, start = ema.weight.item(), model.weight.item()
+        batch = [(torch.ones(1, 1), torch.full((1, 1), 3.0))]
+        losses = function(model, ema, torch.optim.SGD(model.parameters(), lr=0.1), batch, decay)
+        wanted = decay * before + (1 - decay) * model.weight.item()
+        if abs(ema.weight.item() - wanted) > 1e-5 or (told and abs(losses[0] - (start - 3) ** 2) > 1e-4):
+            return False
+    return True
+
+
+def by_model_and_average(function):
+    """Model and average, and not the losses."""
+    model, ema = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    start = model.weight.item()
+    function(model, ema, torch.optim.SGD(model.parameters(), lr=0.1), [(torch.ones(1, 1), torch.ones(1, 1))], 0.5)
+    return by_average(function) and abs(model.weight.item() - (start + 0.2 * (1 - start))) < 1e-5
+
+
 def by_zero(function):
     """Decay 0 alone."""
     model, ema = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
@@ -550,8 +586,12 @@ def by_zero(function):
         ("parts", "experiment_11", "of the exhibit.*loss .* .is. right: look at the weights", by_the_loss),
         ("parts", "experiment_11", "of the exhibit.*with Adam .* use SGD", by_adam),
         ("parts", "experiment_11", "of your repair", lambda function: False),
+        ("parts", "experiment_11", "another number than the loss", by_weights),
         ("average", "experiment_12", "of the exhibit.*after one step", by_moving),
         ("average", "experiment_12", "does not hear decay", by_zero),
+        ("average", "experiment_12", "never trains the model", by_average),
+        ("average", "experiment_12", "never trains the model", partial(by_average, told=True)),
+        ("average", "experiment_12", "the loss of each batch", by_model_and_average),
         ("average", "experiment_12", "of the exhibit", lambda function: "step" in function.__name__ or True),
         ("average", "experiment_12", "returned None", lambda function: None),
     ],
@@ -597,7 +637,11 @@ def test_a_good_experiment_is_told_that_grading_has_more(capsys):
     assert "so far: grading has other broken functions" in capsys.readouterr().out
 
 
-LETTERS = [(1, {1: "a", 2: "a", 3: "b", 4: "c"}), (2, {5: "c", 6: "b", 7: "a", 8: "a"}), (3, {9: "b", 11: "a"})]
+LETTERS = [
+    (1, {1: "a", 2: "a", 3: "b", 4: "c"}),
+    (2, {5: "c", 6: "b", 7: "a", 8: "a"}),
+    (3, {9: "b", 10: "c", 11: "a", 12: "b"}),
+]
 
 
 @pytest.mark.parametrize("number, letters", LETTERS)
@@ -606,11 +650,11 @@ def test_wrong_diagnoses(number, letters):
         BOOK.refuses(f"diagnosis-{number}", hint, **{f"diagnosis_{number}": lambda: said})
 
     *others, last = letters
-    refused("not all of them are the cause", letters)
+    refused("not the (cause|answer), exhibit", letters)
     refused('expected "a", "b" or "c"', letters | {last: "x"})
     refused("a dictionary", "abc")
     refused("without quotes; got '", {str(key): letter for key, letter in letters.items()})
-    refused("exhibit 10 is not asked for here", letters | {10: "a"})
+    refused("exhibit 13 is not asked for here", letters | {13: "a"})
     refused(f"exhibit {last} is missing: expected the keys .*{last}$", {key: letters[key] for key in others})
     refused("is missing", {key + 20: letter for key, letter in letters.items()})
 

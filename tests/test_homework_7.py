@@ -141,11 +141,23 @@ def parted(grouped=True, enough=lambda held, n, share: len(held) >= share * n, s
         ("two results", lambda groups, share, seed: parted()(groups, share, seed)[1]),
         ("stop as soon as", lambda *case: parted()(*case)[::-1]),
         ("the same seed", lambda groups, share, seed: parted()(groups, share, int(torch.randint(10**6, ())))),
-        ("global stream", lambda groups, share, seed: (torch.manual_seed(seed), parted()(groups, share, seed))[1]),
+        (
+            "global random stream",
+            lambda groups, share, seed: (torch.manual_seed(seed), parted()(groups, share, seed))[1],
+        ),
     ],
 )
 def test_wrong_splits(hint, answer):
     BOOK.refuses("split", hint, split=answer)
+
+
+def test_a_split_that_seeds_torch_is_seen_before_grading():
+    def seeding(groups, share, seed):
+        torch.manual_seed(seed)
+        return parted()(groups, share, seed)
+
+    with pytest.raises(AssertionError, match="generator of your own"):
+        BOOK.visible("split", split=seeding)
 
 
 def by_numpy(groups, share, seed):

@@ -51,7 +51,7 @@ ORDER = [
     "train",
     "__main__",
 ]
-CORE = {"torch", "einops", "safetensors", "tqdm", "numpy", "PIL"}  # what `pip install minildm` alone brings
+CORE = {"torch", "einops", "safetensors", "tqdm", "numpy", "PIL", "tokenizers"}  # what `pip install .` alone brings
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -152,6 +152,23 @@ def test_import_brings_little_and_gives_all():
     brought, names = said.stdout.splitlines()
     assert set(brought.split()) <= CORE | {"minildm"}
     assert names == "load nuclei UNet"
+
+
+def test_the_core_install_is_enough_to_paint():
+    """What README shows in Python: a pipeline that ships, with all packages of the extras kept out."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {line.split(">")[0].split("[")[0] for lines in project["optional-dependencies"].values() for line in lines}
+    places = importlib.metadata.packages_distributions().items()
+    hidden = {name for name, owners in places if {each.lower().replace("_", "-") for each in owners} <= extras}
+    assert {"typer", "matplotlib", "transformers"} <= hidden and not hidden & (CORE | {"minildm"} - {"minildm"})
+    program = f"""
+        import sys
+        sys.modules |= dict.fromkeys({sorted(hidden - {"minildm"})})
+        from minildm import LatentDiffusion
+        print(LatentDiffusion.from_pretrained("pocket")("two frogs", seed=7, steps=1).size)
+    """
+    said = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert said.stdout == "(64, 64)\n", said.stderr
 
 
 def test_unknown_names_are_refused():

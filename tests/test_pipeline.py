@@ -1,5 +1,6 @@
 """The pipeline on tiny networks: that it does what its parts would, and each picture depends on its own seed alone."""
 
+import inspect
 import json
 from functools import partial
 
@@ -303,6 +304,67 @@ def test_spacing_offset_and_other_samplers():
     assert [step.t for step in pipe.steps("a cat", steps=5)] == [41, 31, 21, 11, 1, -1]
     own = partial(samplers.ddim, eta=1.0)
     assert apart(pipe("a cat", sampler=own, **HOW), pipe("a cat", **HOW)) > 1e-3
+
+
+def test_timesteps_of_ones_own(pipe, picture):
+    """In place of steps, for each sampler; of an image's way the last part is left."""
+    own = [40, 22, 9, 3]
+    for timesteps in (own, tuple(own), torch.tensor(own)):
+        steps = list(pipe.steps("a cat", timesteps=timesteps, seed=0, sampler="dpm_solver_2m"))
+        assert [step.t for step in steps] == [*own, -1]
+    drawn = [pipe("a cat", timesteps=each, seed=0, output="tensor") for each in (own, torch.tensor(own))]
+    assert_equal(*drawn)
+    assert isinstance(pipe("a cat", timesteps=torch.tensor(own), seed=0), Image.Image)  # one, not one for each number
+    for strength, left in [(1, own), (0.5, own[2:]), (None, own[1:])]:
+        steps = list(pipe.steps("a cat", timesteps=own, image=picture, strength=strength, seed=0))
+        assert [step.t for step in steps] == [*left, -1]
+    plain = samplers.timesteps(pipe.schedule, 3)
+    assert_equal(pipe("a cat", timesteps=plain, **HOW), pipe("a cat", **HOW))
+    for wrong, message in [([3, 9], "descending order"), ([50, 3], "from 49 down to 0"), ([], "list of integers")]:
+        with pytest.raises(ValueError, match=message):
+            pipe("a cat", timesteps=wrong, image=picture)
+
+
+def test_karras_steps():
+    pipe = build(spacing="karras")
+    expected = samplers.timesteps(pipe.schedule, 6, "karras")
+    assert expected != samplers.timesteps(pipe.schedule, 6)
+    assert [step.t for step in pipe.steps("a cat", steps=6, sampler="dpm_solver_2m")] == [*expected, -1]
+    found = pipe("a cat", timesteps=expected, seed=0, sampler="dpm_solver_2m", output="tensor")
+    assert_equal(pipe("a cat", steps=6, seed=0, sampler="dpm_solver_2m", output="tensor"), found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(timesteps=[9, 3]), r"without timesteps, .* use pipe\(\.\.\., timesteps=\.\.\.\)"),
+        (dict(spacing="karras"), r"without spacing, .* use pipe\.spacing"),
+        (dict(steps=9, eta=1.0), "without steps"),
+        (dict(predicts="eps"), "without predicts"),
+        (dict(clip=1.0, generator=None), r"without generator, clip, .* use pipe\(\.\.\., seed=\.\.\.\), pipe\.clip"),
+    ],
+)
+def test_what_a_sampler_may_not_bring_along(pipe, options, message):
+    """The pipeline would overrule it, and nobody would notice."""
+    with pytest.raises(ValueError, match=message):
+        pipe("a cat", sampler=partial(partial(samplers.ddim, **options), ends_clean=True), **HOW)
+
+
+def test_a_sampler_may_bring_where_it_ends():
+    whole, short = build(), build(ends_clean=False)
+    assert apart(whole("a cat", **HOW), short("a cat", **HOW)) > 1e-4
+    for ends_clean, expected in [(True, whole), (False, short)]:
+        own = partial(samplers.ddim, ends_clean=ends_clean)
+        for one in (whole, short):
+            assert_equal(one("a cat", sampler=own, **HOW), expected("a cat", **HOW))
+
+
+def test_help_shows_all_that_can_be_asked_for(pipe):
+    """With the defaults of `steps`, where alone they stand."""
+    shown, theirs = (inspect.signature(call).parameters for call in (pipe.__call__, pipe.steps))
+    assert list(shown) == [*list(theirs)[:-1], "output", "conditions"]
+    assert all(shown[name] == theirs[name] for name in theirs)
+    assert shown["output"].default == "pil" and shown["steps"].default == 25
 
 
 @pytest.mark.parametrize("predicts", ["eps", "x_0", "v"])

@@ -19,6 +19,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from minildm import homework
+
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = LESSONS + sorted((ROOT / "notebooks").glob("evidence/*.ipynb"))
@@ -256,6 +258,8 @@ def test_the_wheel_carries_the_package_its_weights_and_the_lessons(tmp_path):
     here = {name for name in here if "__pycache__" not in name and ".ipynb_checkpoints" not in name}
     assert {name for name in names if ".dist-info/" not in name} == here
     assert any(name.endswith("/licenses/LICENSE") for name in names)
+    assert not [name for name in names if "notebooks/homework" in name or "_lessons/homework" in name]
+    assert Path(wheel).name == homework.wheel()  # what the guide for instructors and the students' page call it
 
 
 def test_the_source_distribution_is_lean(tmp_path):

@@ -164,6 +164,40 @@ def test_spacings_by_hand():
     assert samplers.timesteps(schedule, 10) == list(range(9, -1, -1))
 
 
+@pytest.mark.parametrize("steps", [1, 5, 10, 25, 50, 60])
+def test_karras_steps_are_those_of_lesson_04(steps):
+    schedule = SCHEDULES["squaredcos_cap_v2"][0]
+    sigma = (1 / schedule.alphas_cumprod - 1).sqrt()
+    high, low = sigma[990].item(), sigma[0].item()
+    wanted = torch.linspace(high ** (1 / 7), low ** (1 / 7), steps, dtype=torch.float64) ** 7
+    expected = sorted({int((sigma[:991] - s).abs().argmin()) for s in wanted}, reverse=True)
+    assert samplers.timesteps(schedule, steps, "karras") == expected
+    if steps == 5:
+        assert expected == [990, 962, 784, 154, 0]
+
+
+def test_karras_steps_are_the_nearest_to_the_references():
+    schedule, settings = SCHEDULES["scaled_linear"]
+    scheduler = diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", use_karras_sigmas=True, **settings)
+    for steps in (2, 10, 25):
+        scheduler.set_timesteps(steps)
+        found = samplers.timesteps(schedule, steps, "karras")
+        pairs = list(zip(found, scheduler.timesteps.tolist(), strict=True))
+        assert max(abs(mine - theirs) for mine, theirs in pairs) < 1, pairs
+
+
+@pytest.mark.parametrize("schedule", [NoiseSchedule.linear(10), NoiseSchedule.flow(40)], ids=repr)
+def test_karras_steps_on_a_short_schedule(schedule):
+    """Each timestep once, from the first to the last that has a ratio up to 80."""
+    found = samplers.timesteps(schedule, len(schedule), "karras")
+    assert all(t > then for t, then in pairwise(found)) and found[-1] == 0
+    sigma = schedule.noise / schedule.signal
+    assert sigma[found[0]] <= 80 and not (sigma[found[0] + 1 :] <= 80).any()
+    model = Oracle(schedule, POINTS, blur=0.5, predicts="v")
+    steps = samplers.dpm_solver_2m(model, schedule, X_T, 5, spacing="karras", predicts="v")
+    assert [step.t for step in steps] == [*samplers.timesteps(schedule, 5, "karras"), -1]
+
+
 def test_one_step_by_hand():
     """From alphas_cumprod 0.36 to 0.64: a = 0.6, s = 0.8; then a' = 0.8, s' = 0.6. x_0 = 2 and eps = -1 give x_t."""
     schedule = NoiseSchedule.from_betas([1 - 0.64, 1 - 0.36 / 0.64])
@@ -376,7 +410,7 @@ def test_half_precision_stays(sampler):
         ({"steps": True}, "got True"),
         ({"steps": None}, "got None"),
         ({"steps": 1, "spacing": "linspace"}, "at least 2 steps"),
-        ({"spacing": "karras"}, "got 'karras'"),
+        ({"spacing": "even"}, "got 'even'"),
         ({"predicts": "epsilon"}, "got 'epsilon'"),
         ({"timesteps": [0, 500, 999]}, "descending order, from noise to picture, got 0, 500, 999"),
         ({"timesteps": [9, 7, 7, 5]}, r"descending order.* got 9, 7, \.\.\., 5"),
@@ -399,6 +433,8 @@ def test_bad_options():
         samplers.ddpm(None, LINEAR, X_T, variance="learned")
     with pytest.raises(ValueError, match="eta from 0 to 1, got 1.5"):
         samplers.ddim(None, LINEAR, X_T, eta=1.5)
+    with pytest.raises(ValueError, match="noise-to-signal ratio up to 80, NoiseSchedule.* has none"):
+        samplers.timesteps(NoiseSchedule.flow(1), 1, "karras")
     with pytest.raises(ValueError, match="offset of 20 leads past timestep 999"):
         samplers.timesteps(LINEAR, 50, "leading", offset=20)
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from small_sd import BETAS, change, small, vars_of
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from minildm.adapt import LoRA
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
 from minildm.pipeline import LatentDiffusion
@@ -271,6 +272,27 @@ def test_what_diffusers_has_no_like_of(one, parts, message, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["unet", "text_encoder"])
+def test_a_lora_is_not_written_but_merged_it_is(name, tmp_path):
+    pipe = small()
+    lora = LoRA(getattr(pipe, name))
+    for parameter in lora.parameters():
+        torch.nn.init.constant_(parameter, 0.1)
+    for merge in (lambda: None, lora.merge):
+        merge()
+        with pytest.raises(ValueError, match=r"a LoRA beside .*lora\.merge\(\) and then lora\.remove\(\) keep it"):
+            save(pipe, tmp_path / "one")
+        assert not any(tmp_path.iterdir())
+    lora.remove()
+    again, module = getattr(load(save(pipe, tmp_path / "one")), name), getattr(pipe, name)
+    assert all(torch.equal(tensor, module.state_dict()[key]) for key, tensor in again.state_dict().items())
+    before = getattr(small(), name).state_dict()
+    assert any(not torch.equal(tensor, before[key]) for key, tensor in again.state_dict().items())
+    lora = LoRA(module)
+    lora.remove()  # alone: all is as it was
+    assert module.state_dict().keys() == before.keys()
+
+
 def halved(folder, *parts, variant="fp16"):
     """Rename the weights of some parts, as if they were another variant of them."""
     for part in parts:
@@ -456,3 +478,6 @@ def test_saving_says_what_will_differ_and_overwrites_nothing(one, tmp_path):
     early = LatentDiffusion(schedule=one.schedule, **vars_of(one) | dict(spacing="leading", offset=0))
     with pytest.warns(UserWarning, match="diffusers puts leading timesteps at an offset of 1, this pipeline at 0"):
         save(early, tmp_path / "early")
+    karras = LatentDiffusion(schedule=one.schedule, **vars_of(one) | dict(spacing="karras"))
+    with pytest.warns(UserWarning, match='DDIM has no Karras steps, so the folder says "trailing"'):
+        assert load(save(karras, tmp_path / "karras")).spacing == "trailing"

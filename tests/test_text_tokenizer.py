@@ -4,7 +4,6 @@ import importlib.util
 import json
 import random
 import re
-import sys
 import unicodedata
 from types import SimpleNamespace
 
@@ -299,11 +298,3 @@ def test_bad_files(clip_files, tmp_path):
     (folder / "merges.txt").unlink()
     with pytest.raises(FileNotFoundError, match="neither tokenizer.json nor merges.txt"):
         Tokenizer.load(folder)
-
-
-def test_without_the_package(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(ImportError, match=r"pip install"):
-        train_tokenizer(["a cat"], 300)
-    with pytest.raises(ImportError, match=r"pip install"):
-        Tokenizer.load(tmp_path)

@@ -82,6 +82,7 @@ def interrupt_after(step):
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")  # on one core
 @pytest.mark.parametrize("step", [1, 5, 8])
 @pytest.mark.parametrize(
     "loader", [shuffled, own_stream, own_sampler, own_batches, with_workers, streamed, listed, Rounds]

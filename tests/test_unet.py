@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from minildm import UNet
-from minildm.layers import Cond, ConvBlock, Downsample, ResidualBlock, Upsample
+from minildm.layers import Cond, Downsample, ResidualBlock, Upsample
 from minildm.tensors import seeded
 
 
@@ -79,7 +79,7 @@ def test_without_skips_only_the_middle_reaches_the_decoder():
 def test_the_factory_is_asked_for_each_block_and_every_block_hears_cond():
     asked, heard = [], []
 
-    class Block(ConvBlock):
+    class Block(ResidualBlock):
         def forward(self, x, cond):
             heard.append(cond)
             return super().forward(x, cond)

@@ -55,7 +55,21 @@ def test_a_lattice_is_laid_out_row_by_row_from_the_top_left():
     assert tuple(shown.get_extent()) == (-1, 5, 0, 6) and above.get_xlim() == (-1, 5) and above.get_ylim() == (0, 6)
     assert not [patch for patch in above.patches if isinstance(patch, Circle)]
     assert [line.get_marker() for line in above.lines] == ["o", "s", "v"]
+    assert [line.get_marker() for line in below.lines] == ["o", "s", "v"]  # on what is decoded there, too
+    assert below.get_xlim() == (-1, 5) and below.get_ylim() == (0, 6)
     assert figure.get_suptitle() == "one" and figure.get_supxlabel() == "o: a disc"
+
+
+def test_each_map_may_have_an_area_of_its_own():
+    areas = {"a": (-4, 4, -4, 4), "b": (-9, 9, -8, 10)}
+    maps, drawn = dict.fromkeys(areas, (MEANS, DEVIATIONS)), dict.fromkeys(areas, PICTURES)
+    figure = viz.clouds(maps, drawn, COLOURS, area=areas)
+    for panel, area in zip(figure.axes, 2 * list(areas.values()), strict=True):
+        assert (*panel.get_xlim(), *panel.get_ylim()) == area
+    assert [panel.images[0].get_extent() for panel in figure.axes[2:]] == [list(area) for area in areas.values()]
+    assert {panel.get_title() for panel in figure.axes[2:]} == {"what is decoded there"}
+    with pytest.raises(ValueError, match="area for each of"):
+        viz.clouds(maps, drawn, COLOURS, area={"a": areas["a"]})
 
 
 def test_bands_draws_every_compression_under_its_picture():
@@ -72,7 +86,11 @@ def test_bands_draws_every_compression_under_its_picture():
     assert {"good", "poor"} <= {text.get_text() for text in axis.texts}
     heights = sorted(text.get_position()[1] for text in axis.texts[:2])
     assert axis.get_ylim()[0] == pytest.approx(1e-4)
-    assert heights[1] >= 1.6 * heights[0]  # the names do not lie on each other
+    assert heights[1] >= 2.2 * heights[0]  # the names do not lie on each other
+    wide = viz.bands(["1 to 2", "2 to 4"], {"one": [1e-6, 1.0], "other": [0.1, 0.9]}, {"picture": PICTURES[0]})
+    one, other = wide.axes[-1].texts
+    apart = one.get_window_extent().get_points()[:, 1], other.get_window_extent().get_points()[:, 1]
+    assert max(bottom for bottom, _ in apart) > min(top for _, top in apart)
     assert min(text.get_fontsize() for text in axis.texts) >= 9
 
 

@@ -20,7 +20,7 @@ from .lesson_01 import border_weight, dice, valid_size
 from .lesson_02 import half_noise, onward, shifted
 from .lesson_03 import eps_from_v, posterior_mean, shift_weights
 from .lesson_04 import ddim_inversion, trailing
-from .lesson_05 import attention_flops, fold_batch_norm, masked_attention
+from .lesson_05 import attention_flops, masked_attention
 from .lesson_06 import compression, kl_between, scale_factor
 from .lesson_07 import cross_attention_flops, decodable_latent, models_to_pay
 from .lesson_08 import retrieval, share_inside
@@ -52,7 +52,6 @@ __all__ = [
     "posterior_mean",
     "trailing",
     "ddim_inversion",
-    "fold_batch_norm",
     "masked_attention",
     "attention_flops",
     "compression",

@@ -195,10 +195,10 @@ def to_instances(ask: Probe) -> None:
     """Part 4: `answer(probabilities)`, (3, h, w) -> labels (h, w), whole numbers, 0 = background."""
 
     chances = {"#": (0.1, 0.7, 0.2), "o": (0.3, 0.4, 0.3), "|": (0.1, 0.3, 0.6), ".": (0.8, 0.1, 0.1)}
-    chances[":"] = (0.45, 0.25, 0.3)
+    chances[":"], chances["="] = (0.45, 0.25, 0.3), (0.45, 0.3, 0.25)
 
     def picture(rows):
-        """Probabilities, from a drawing: . background, : less sure, # nucleus, o less sure, | seam; and the drawing."""
+        """Probabilities, from a drawing: . background, : and = less sure, # nucleus, o less sure, | seam; and it."""
         signs = np.array([list(row) for row in rows])
         return np.moveaxis(np.array([[chances[sign] for sign in row] for row in rows]), -1, 0), signs
 
@@ -237,6 +237,14 @@ def to_instances(ask: Probe) -> None:
         (ask(p)[signs == ":"] > 0).all(),
         "background has 0.45 beside a nucleus, the most of the three, and no label: foreground is where background is "
         "less likely than 1/2",
+    )
+    p, signs = picture(["........", ".##==##.", ".##==##.", "........"])
+    found = ask(p)
+    ask.need((found[signs == "="] > 0).all(), "a bridge where background has 0.45 has no label: it is foreground")
+    ask.need(
+        found[1, 1] != found[1, 6],
+        "a bridge of background 0.45, nucleus 0.3, seam 0.25 melts two nuclei: a seed is where nucleus is the "
+        "most likely of all three",
     )
     p, signs = picture(["##....", "##....", "..##..", "..##.."])
     found = ask(p)

@@ -153,7 +153,8 @@ def my_schedule(ask: Probe) -> None:
         first = math.log(left[0] / (1 - left[0])) if left[0] else -math.inf
         ask.need(first >= 6, f"the first log SNR is {first:.1f}: below 6 the finest lines are noisy already")
         last = math.log(left[-1] / (1 - left[-1])) if left[-1] else -math.inf
-        ask.need(last < -10, f"the last log SNR is {last:.1f}: the mean of 49,152 numbers still shows through")
+        hint = f"the last log SNR is {last:.1f}: the mean of 49,152 numbers still shows through, by more than 0.1"
+        ask.need(last < -14.597, hint)  # the same limit, told as a log SNR
     for steps in (1000, 400):
         for calls, most in ((25, 0.35), (50, 0.22)):
             off = _error(ask(steps), calls)

@@ -41,7 +41,8 @@ def _latent(f, c, found):
 @probe()
 def split_error(ask: Probe) -> None:
     """Part 2: `answer(x, x_hat, f)`, pictures (b, c, h, w) -> the error below and above, two of shape (b,)."""
-    for b, c, h, w, f in ((2, 3, 16, 8, 2), (1, 1, 24, 24, 4), (3, 2, 8, 32, 4), (2, 1, 12, 18, 1)):
+    sizes = ((2, 3, 16, 8, 2), (1, 1, 24, 24, 4), (3, 2, 8, 32, 4), (2, 1, 12, 18, 1), (1, 1, 12, 20, 4))
+    for b, c, h, w, f in sizes:
         x = normal(b, c, h, w)
         x_hat = x + normal(b, c, h, w, seed=1) * torch.arange(1, b + 1).view(-1, 1, 1, 1)
 

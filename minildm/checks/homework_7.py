@@ -72,8 +72,10 @@ def split(ask: Probe) -> None:
         groups = [7 * k for k, size in enumerate(sizes) for _ in range(size)]
         groups = torch.tensor(groups)[torch.randperm(len(groups), generator=torch.Generator().manual_seed(1))]
         n, found = len(groups), []
+        states = {torch.random.get_rng_state().numpy().tobytes()}
         for seed in (0, 0, 1, 2, 3):
             both = ask.raw(groups, share, seed)
+            states.add(torch.random.get_rng_state().numpy().tobytes())
             ask.need(isinstance(both, tuple | list) and len(both) == 2, "expected two results: to learn from, held out")
             known, held = ([int(k) for k in one] for one in both)
             hint = f"each of the {n} pictures must be in exactly one part; there are {len(known)} and {len(held)}"
@@ -87,6 +89,7 @@ def split(ask: Probe) -> None:
             found.append(frozenset(held))
         ask.need(found[0] == found[1], "the same seed must give the same split")
         ask.need(len(set(found)) > 1, "another seed must give another split")
+        ask.need(len(states) == 1, "torch's global random stream has moved on: draw from a generator of your own")
 
 
 @probe()

@@ -1,43 +1,9 @@
-"""Checks of lesson 05: normalisation and attention."""
+"""Checks of lesson 05: attention."""
 
 import torch
 from torch import Tensor
 
 from ._check import Exercise, exercise
-
-
-@exercise
-def fold_batch_norm() -> Exercise:
-    """`answer(mean, variance, gamma, beta, eps)`, each (c,) -> (2, c): factor and shift in eval mode."""
-    draw = torch.Generator().manual_seed(5)
-    cases = []
-    for channels, eps in ((2, 0.5), (3, 0.1), (5, 1e-3), (8, 0.05)):
-        mean, gamma, beta = torch.randn(3, channels, generator=draw, dtype=torch.float64)
-        variance = torch.rand(channels, generator=draw, dtype=torch.float64) + 0.2
-        cases.append((mean, variance, gamma, beta, eps))
-
-    def fold(root=lambda variance, eps: (variance + eps).sqrt(), shift=lambda m, f, g, b, r: b - m * f, scale=True):
-        def apply(mean, variance, gamma, beta, eps):
-            r = root(variance, eps)
-            factor = gamma / r if scale else 1 / r
-            return torch.stack([factor, shift(mean, factor, gamma, beta, r)])
-
-        return apply
-
-    mistakes = {
-        "eps is missing below the root": fold(root=lambda variance, eps: variance.sqrt()),
-        "eps belongs below the root, to the variance": fold(root=lambda variance, eps: variance.sqrt() + eps),
-        "divided by the variance: a root is missing": fold(root=lambda variance, eps: variance + eps),
-        "gamma is missing from the factor": fold(scale=False),
-        "the mean is added; normalising subtracts it": fold(shift=lambda m, f, g, b, r: b + m * f),
-        "the mean is not divided by the deviation in the shift": fold(shift=lambda m, f, g, b, r: b - m * g),
-        "gamma multiplies the mean, too: it is missing from the shift": fold(shift=lambda m, f, g, b, r: b - m / r),
-        "the shift is beta alone; the mean must be subtracted": fold(shift=lambda m, f, g, b, r: b),
-        "the shift lacks beta": fold(shift=lambda m, f, g, b, r: -m * f),
-        "gamma does not multiply beta": fold(shift=lambda m, f, g, b, r: (b - m / r) * g),
-        "the rows are swapped: first the factor, then the shift": lambda *case: fold()(*case).flip(0),
-    }
-    return Exercise(fold(), cases, mistakes)
 
 
 @exercise

@@ -8,6 +8,7 @@ from minildm.cli import _painting as painting
 from minildm.cli import _submission as submissions
 from minildm.optional import require
 from minildm.pipeline import SAMPLERS
+from minildm.samplers.loop import SPACINGS
 
 if TYPE_CHECKING:
     import typer
@@ -35,6 +36,9 @@ def add(app: "typer.Typer", complain: Callable[[Exception], None]) -> None:
         guidance: Guidance = None,
         negative: Annotated[str, typer.Option(help="What to move away from.")] = "",
         sampler: Sampler = "ddim",
+        spacing: Annotated[
+            str | None, typer.Option(help=f"Where the steps lie: {', '.join(SPACINGS)}; by default as the model says.")
+        ] = None,
         size: Annotated[int | None, typer.Option(min=1, help="Height and width in pixels.")] = None,
         grid: Annotated[
             int, typer.Option(min=1, max=100, help="So many pictures in one, of this seed and the next.")
@@ -70,7 +74,7 @@ def add(app: "typer.Typer", complain: Callable[[Exception], None]) -> None:
         how |= dict(label=label, image=image, strength=strength, mask=mask, dtype=dtype)
         added = dict(loras=lora or [], lora_scale=lora_scale, words=word or [], controlnet=controlnet, control=control)
         how |= dict(additions=painting.Additions(**added))
-        brush = painting.Brush(model, out, seed=seed, grid=grid, gif=gif, scale=scale, **how)
+        brush = painting.Brush(model, out, seed=seed, grid=grid, gif=gif, scale=scale, spacing=spacing, **how)
         if prompt or not interactive:
             brush.draw(prompt)
         if interactive:
@@ -78,6 +82,7 @@ def add(app: "typer.Typer", complain: Callable[[Exception], None]) -> None:
 
     @app.command("evaluate")
     def evaluate_command(
+        context: typer.Context,
         model: Annotated[
             str | None,
             typer.Option(
@@ -105,8 +110,14 @@ def add(app: "typer.Typer", complain: Callable[[Exception], None]) -> None:
 
         With --submission FILE, a record for a leaderboard: checksum of the model, prompts,
         seeds, calls, and each picture's score. --verify FILE computes it again, on any
-        machine, and says equal, or which pictures are not.
+        machine, and says equal, or which pictures are not; but for --model it takes no other option.
         """
+        said = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
+        if verify is not None and (idle := said - {"verify", "model"}):
+            names = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in idle))
+            raise ValueError(f"--verify computes a record again with its own settings: leave {names} out")
+        if submission is not None and json is not None:
+            raise ValueError("--submission writes its record in place of the file of --json: choose one of them")
         how = dict(steps=steps, guidance=guidance, sampler=sampler)
         if verify is not None:
             raise typer.Exit(int(bool(submissions.verify(verify, model))))

@@ -23,6 +23,8 @@ def add(app: "typer.Typer") -> None:
     def release(out: out, only: only = None, source: source = None):
         """Write what students get: notebooks without solutions, hidden tests and outputs, and a page about them."""
         _say(out, homework.release(out, source, only or ()))
+        if not (out / homework.wheel()).is_file():
+            print(f"next, in the checkout: python -m pip wheel . --no-deps -w {out} (the file that students install)")
 
     @group.command("course")
     def course(out: out, only: only = None, source: source = None):

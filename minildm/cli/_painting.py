@@ -89,6 +89,7 @@ class Brush:
     out: the file, by its ending a picture or the film of its becoming; None: named after the prompt and the seed.
     seed: of the first picture, None for any; each further picture has the next one.
     grid: how many pictures stand in one.  gif: write the film beside the picture.
+    spacing: where the steps lie, as in `samplers.timesteps`; None: as the model says.
     scale: pixels to a pixel; None: 1, and 4 in films.  dtype: of the networks, as `load` takes it.
     label: the class of what is drawn, by its name or number.
     additions: what was trained beside the model.
@@ -106,6 +107,7 @@ class Brush:
         grid: int = 1,
         gif: bool = False,
         scale: int | None = None,
+        spacing: str | None = None,
         dtype: str = "float32",
         label: str | None = None,
         image: Path | None = None,
@@ -115,7 +117,7 @@ class Brush:
     ):
         self.additions = additions
         self.model, self.out, self.gif, self.scale, self.grid, self.dtype = model, out, gif, scale, grid, dtype
-        self.label, self.how = label, how
+        self.label, self.spacing, self.how = label, spacing, how
         self.files = {name: images.read(file) for name, file in (("image", image), ("mask", mask)) if file is not None}
         self.seed = secrets.randbelow(10**6) if seed is None else seed
         if out is not None:
@@ -123,7 +125,9 @@ class Brush:
 
     @cached_property
     def pipe(self) -> LatentDiffusion:
-        return self.additions.put_into(load(self.model, self.dtype))
+        pipe = self.additions.put_into(load(self.model, self.dtype))
+        pipe.spacing = pipe.spacing if self.spacing is None else self.spacing
+        return pipe
 
     def draw(self, prompt: str) -> Tensor:
         """Draw it, write it, and say where; returns the picture (3, h, w) in [0, 1].

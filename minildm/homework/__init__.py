@@ -4,7 +4,7 @@
 solutions and hidden tests, lie in a checkout of the course alone (`notebooks/homework`), never in an installation.
 """
 
-from ._course import assignments, course, release
+from ._course import assignments, course, release, wheel
 from ._feedback import feedback_preprocessors
 
-__all__ = ["assignments", "course", "feedback_preprocessors", "release"]
+__all__ = ["assignments", "course", "feedback_preprocessors", "release", "wheel"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
-from minildm import storage
+from minildm import __version__, storage
 from minildm.optional import require
 
 PACKAGE = Path(__file__).parents[1]
@@ -31,6 +31,11 @@ def assignments(source: Path | None = None) -> list[Path]:
             "package; run this there, or name their folder with --source"
         )
     return found
+
+
+def wheel() -> str:
+    """The name of the file that students install: what `pip wheel . --no-deps` makes of the checkout."""
+    return f"minildm-{__version__}-py3-none-any.whl"
 
 
 def release(out: Path, source: Path | None = None, only: Sequence[str] = ()) -> list[Path]:
@@ -99,9 +104,10 @@ def _generate(root: Path, notebooks: list[Path]) -> list[Path]:
 
 
 def _page(name: str, notebooks: Sequence[Path] = ()) -> str:
-    """A page that lies in this folder, with a line for each notebook."""
+    """A page that lies in this folder, with a line for each notebook and the name of the wheel."""
     text = resources.files(__package__).joinpath("pages", name).read_text(encoding="utf-8")
-    return text.replace("{notebooks}", "\n".join(f"- `{path.name}`: {title(path)}" for path in notebooks))
+    lines = "\n".join(f"- `{path.name}`: {title(path)}" for path in notebooks)
+    return text.replace("{wheel}", wheel()).replace("{notebooks}", lines)
 
 
 def title(notebook: Path) -> str:

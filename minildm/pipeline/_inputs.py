@@ -22,7 +22,8 @@ from minildm.tensors import check_integers, described
 if TYPE_CHECKING:
     from minildm.pipeline.diffusion import LatentDiffusion
 
-_FOR_ALL = ("steps", "guidance", "sampler", "size", "strength", "negative_conditions")  # the same for all of a call
+# The same for all pictures of a call.
+_FOR_ALL = ("steps", "timesteps", "guidance", "sampler", "size", "strength", "negative_conditions")
 _OWN = ("prompt", "negative_prompt", "seed", "x_T", "y", "image", "mask")  # for each picture, as values or lists
 _CONTRACT = (
     "in_channels",

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,13 +12,15 @@ from minildm import images, samplers
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Conditional, schedule_of
 from minildm.guidance import guided
+from minildm.pipeline import _calls as calls
 from minildm.pipeline import _conditioning as conditioning
 from minildm.pipeline import _files as files
 from minildm.pipeline import _inputs as inputs
 from minildm.pipeline import _steering as steering
 from minildm.pipeline._adapters import Adaptable
 from minildm.pipeline._space import Latents, Pixels
-from minildm.samplers import SAMPLERS, Step
+from minildm.samplers import Step
+from minildm.samplers.loop import check_timesteps
 from minildm.schedule import NoiseSchedule
 from minildm.text import Tokenizer
 
@@ -142,42 +143,13 @@ class LatentDiffusion(Adaptable):
         return self
 
     @torch.no_grad()
-    def __call__(
-        self,
-        prompt: str | Sequence[str] | None = None,
-        *,
-        negative_prompt: str | Sequence[str] | None = "",
-        steps: int = 25,
-        guidance: float | None = None,
-        seed: int | Sequence[int] | None = None,
-        x_T: Tensor | None = None,
-        sampler: str | Callable[..., Iterator[Step]] = "ddim",
-        output: str = "pil",
-        **more: object,
-    ) -> Image.Image | list[Image.Image] | Tensor:
-        """Pictures for prompts: one for a string, a list for a list. All arguments but one are those of `steps`.
-
-        output: "pil", or "tensor" for (b, 3, h, w) in [0, 1].
-        """
-        if output not in ("pil", "tensor"):
-            raise ValueError(f'expected output="pil" or "tensor", got {output!r}')
-        how = dict(negative_prompt=negative_prompt, steps=steps, guidance=guidance, seed=seed, x_T=x_T, sampler=sampler)
-        how |= more
-        for step in self.steps(prompt, **how):  # noqa: B007 (the last one is wanted)
-            pass
-        x = self.decode(step.x_t, check=False)
-        if output == "tensor":
-            return x
-        drawn = images.to_pil(x)
-        return drawn[0] if inputs.count(prompt=prompt, **how) is None else drawn
-
-    @torch.no_grad()
     def steps(
         self,
         prompt: str | Sequence[str] | None = None,
         *,
         negative_prompt: str | Sequence[str] | None = "",
         steps: int = 25,
+        timesteps: Sequence[int] | None = None,
         guidance: float | None = None,
         seed: int | Sequence[int] | None = None,
         x_T: Tensor | None = None,
@@ -197,11 +169,14 @@ class LatentDiffusion(Adaptable):
         Whatever may differ between pictures is one thing for all, or a list with one for each, all of one length.
 
         prompt: what to draw; None where the model takes no words.  negative_prompt: what to move away from.
+        steps, timesteps: how many timesteps, laid out as `pipe.spacing` says; or which ones, as descending integers,
+            such as `samplers.timesteps(pipe.schedule, 25, "karras")`. strength leaves as many of the last as it says.
         guidance: scale of classifier-free guidance, 1 = off; None: `pipe.guidance`.
         seed: of the noise: a picture depends on its own alone, not on its batch. One number is the first picture's, and
             those after it are the next ones'. None draws from torch's global stream.
         x_T: the noise itself, (b, c, h, w).
-        sampler: one of `samplers.SAMPLERS`, or a function that takes the same arguments.
+        sampler: one of `samplers.SAMPLERS`, or a function that takes the same arguments; its own options by
+            `partial(samplers.ddim, eta=1.0)`.
         y: class of each picture, by its number or its name in `pipe.labels`; None: any.
         image: what to start from: PIL pictures, arrays, or a tensor (b, 3, h, w) in [0, 1].
         strength: above 0 and up to 1, how much of the way from noise is gone, so how little of image stays. None: 0.8,
@@ -215,12 +190,14 @@ class LatentDiffusion(Adaptable):
 
         Raises ValueError for arguments that do not fit the model or one another, and warns of unknown words.
         """
-        if not callable(sampler) and sampler not in SAMPLERS:
-            raise ValueError(f"expected sampler as one of {', '.join(SAMPLERS)}, got {sampler!r}")
+        run, own = calls.sampler(sampler)
         given = dict(prompt=prompt, negative_prompt=negative_prompt, seed=seed, x_T=x_T, y=y, image=image, mask=mask)
         given |= dict(context=context, negative_context=negative_context) | conditions
         n = inputs.count(**given) or 1
-        path = samplers.timesteps(self.schedule, steps, self.spacing, self.offset)
+        if timesteps is None:
+            path = samplers.timesteps(self.schedule, steps, self.spacing, self.offset)
+        else:
+            path = check_timesteps(self.schedule, timesteps)
         sources = inputs.generators(seed, n)
         z = None
         if image is not None:
@@ -255,12 +232,30 @@ class LatentDiffusion(Adaptable):
         predicts = self.predicts
         if keep:
             denoise, predicts = steering.with_known_region(denoise, self.schedule, z, region), "x_0"
-        run = sampler if callable(sampler) else SAMPLERS[sampler]
         options = dict(timesteps=path, predicts=predicts, generator=sources, clip=self.clip)
-        if not self.ends_clean and "ends_clean" in inspect.signature(run).parameters:
-            run = partial(run, ends_clean=False)
+        if not self.ends_clean and "ends_clean" in inspect.signature(run).parameters.keys() - own.keys():
+            options["ends_clean"] = False
         found = run(denoise, self.schedule, x_T, **options)
         return steering.ending_with(found, z, region) if keep else found
+
+    @calls.arguments_of(steps)
+    @torch.no_grad()
+    def __call__(
+        self, prompt: str | Sequence[str] | None = None, *, output: str = "pil", **how: object
+    ) -> Image.Image | list[Image.Image] | Tensor:
+        """Pictures for prompts: one for a string, a list for a list. All arguments but one are those of `steps`.
+
+        output: "pil", or "tensor" for (b, 3, h, w) in [0, 1].
+        """
+        if output not in ("pil", "tensor"):
+            raise ValueError(f'expected output="pil" or "tensor", got {output!r}')
+        for step in self.steps(prompt, **how):  # noqa: B007 (the last one is wanted)
+            pass
+        x = self.decode(step.x_t, check=False)
+        if output == "tensor":
+            return x
+        drawn = images.to_pil(x)
+        return drawn[0] if inputs.count(prompt=prompt, **how) is None else drawn
 
     @torch.no_grad()
     def encode(self, pictures: images.Images) -> Tensor:

@@ -1,8 +1,7 @@
 """The pocket's own autoencoder: pictures of 64×64 as latents of 8×8×16 that are easy to predict, not only precise.
 
 A painter's latents are never exact. So noise is added to the latents while the autoencoder learns: whatever a drawing
-needs is spread over many numbers, and what a small error would change the decoder learns to ignore. Lesson 07 measures
-what that is worth.
+needs is spread over many numbers, and what a small error would change the decoder learns to ignore.
 """
 
 import math

@@ -1,4 +1,6 @@
-"""The pocket autoencoder of lessons 06 to 09: pictures of 64×64, scenes and drawings, as latents of 16×16×4.
+"""The autoencoder of lessons 06 and 07: pictures of 64×64, scenes and drawings, as latents of 16×16×4.
+
+The painter "pocket", from lesson 08 on, has another one, which `pocket_autoencoder` trains.
 
 Small, but Stable Diffusion's in structure: another configuration of the same class, which diffusers opens, too.
 """

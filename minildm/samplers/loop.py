@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from itertools import pairwise
 from typing import NamedTuple
@@ -16,12 +16,15 @@ from minildm.schedule import NoiseSchedule
 from minildm.tensors import check_number, check_whole, described
 
 CLEAN = -1  # the timestep after 0, where signal is 1 and noise 0
+SPACINGS = ("leading", "linspace", "trailing", "karras")
+SIGMA_MAX, RHO = 80.0, 7  # of "karras": Karras et al. (2022), table 1
 
 
 class Step(NamedTuple):
     """One state on the way: the start comes first, the finished sample, at t = -1, last.
 
-    At each, x_t = signal x0_hat + noise eps_hat, with the schedule's signal and noise at t.
+    At each, x_t = signal x0_hat + noise eps_hat, with the schedule's signal and noise at t. At t = -1 they are 1 and 0:
+    there the schedule's tables must not be read, where -1 would be the noisiest timestep.
     """
 
     t: int
@@ -100,8 +103,8 @@ def check_clip(clip: float | None) -> None:
 
 def check_spacing(spacing: str, offset: int) -> None:
     """Raise ValueError for a way to lay out timesteps that `timesteps` does not know."""
-    if spacing not in ("leading", "linspace", "trailing"):
-        raise ValueError(f'expected spacing="leading", "linspace" or "trailing", got {spacing!r}')
+    if spacing not in SPACINGS:
+        raise ValueError(f'expected spacing="leading", "linspace", "trailing" or "karras", got {spacing!r}')
     check_number(offset, lambda v: v >= 0 and v == int(v), "an offset of leading timesteps as a whole number from 0")
 
 
@@ -109,15 +112,21 @@ def timesteps(schedule: NoiseSchedule, steps: int, spacing: str = "trailing", of
     """Lay out `steps` timesteps over a schedule, in descending order, as `diffusers` does under the same names.
 
     spacing: "trailing" counts down from the end and always includes it; "leading" counts up from 0, and leaves the
-        end out; "linspace" includes both.  offset: added to "leading"; Stable Diffusion's own configuration has 1.
+        end out; "linspace" includes both. "karras" is dense where there is little noise: the noise-to-signal ratios,
+        from the last up to 80 down to the first, are evenly spaced in their seventh root, and of each the nearest
+        timestep is taken, once. So there may be fewer than `steps`.
+    offset: added to "leading"; Stable Diffusion's own configuration has 1.
     Raises ValueError for a number of steps that the schedule does not have.
-    Source: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (2023), table 2.
+    Sources: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (2023), table 2; on "karras",
+    Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models" (2022), equation 5.
     """
     if not isinstance(schedule, NoiseSchedule):
         raise ValueError(f"expected a NoiseSchedule first, then how many steps; got {schedule!r}")
     total = len(schedule)
     check_whole(steps, lambda n: 1 <= n <= total, f"steps as a whole number from 1 to {total}, the schedule's length")
     check_spacing(spacing, offset)
+    if spacing == "karras":
+        return _karras(schedule, steps)
     if spacing == "trailing":
         found = np.arange(total, 0, -total / steps).round()[:steps] - 1
     elif spacing == "leading":
@@ -129,6 +138,15 @@ def timesteps(schedule: NoiseSchedule, steps: int, spacing: str = "trailing", of
             raise ValueError('spacing="linspace" includes both ends, so it needs at least 2 steps; use "trailing"')
         found = np.linspace(0, total - 1, steps).round()[::-1]
     return [int(t) for t in found]
+
+
+def _karras(schedule, steps):
+    sigma = schedule.noise / schedule.signal
+    sigma = sigma[sigma <= SIGMA_MAX]
+    if not len(sigma):
+        raise ValueError(f'spacing="karras" needs a noise-to-signal ratio up to {SIGMA_MAX:g}, {schedule} has none')
+    roots = torch.linspace(sigma[-1].item() ** (1 / RHO), sigma[0].item() ** (1 / RHO), steps, dtype=sigma.dtype)
+    return sorted({int((sigma - wanted).abs().argmin()) for wanted in roots**RHO}, reverse=True)
 
 
 @torch.no_grad()  # as a decorator: a `with` inside a generator would hold between its steps, in the caller's code
@@ -176,8 +194,11 @@ def _path(schedule, x_T, steps, given, spacing):
         raise ValueError("expected x_T as a floating-point tensor (b, ...), such as torch.randn(b, c, h, w)")
     if not x_T.isfinite().all():
         raise ValueError("expected a finite x_T, got NaN or infinity in it")
-    if given is None:
-        return timesteps(schedule, steps, spacing)
+    return timesteps(schedule, steps, spacing) if given is None else check_timesteps(schedule, given)
+
+
+def check_timesteps(schedule: NoiseSchedule, given: Iterable[int]) -> list[int]:
+    """Timesteps as a list of integers; ValueError unless they are the schedule's own, in descending order."""
     try:
         path = [t.item() if isinstance(t, Tensor | np.generic) else t for t in given]
     except (TypeError, ValueError, RuntimeError):

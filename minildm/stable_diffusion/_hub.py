@@ -1,20 +1,34 @@
 """A folder of diffusers, on disk or from the Hugging Face Hub: of its many files only those that are read."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from minildm.stable_diffusion import _weights as weights
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+NETWORKS = tuple(weights.STEMS)
+DESCRIPTIONS = ("model_index.json", *(f"{part}/*.{ending}" for part in PARTS for ending in ("json", "txt")))
+ITSELF = ""  # the subfolder of a network that is all of its repository
 
 
-def find(folder_or_repo_id: str | Path, variant: str | None = None) -> Path:
-    """The folder, downloaded where it is a name like "owner/name". Raises FileNotFoundError, ImportError."""
+def find(
+    folder_or_repo_id: str | Path,
+    variant: str | None = None,
+    networks: Sequence[str] = NETWORKS,
+    others: Sequence[str] = DESCRIPTIONS,
+) -> Path:
+    """The folder, downloaded where it is a name like "owner/name": a pipeline, unless it says otherwise.
+
+    networks, others: the subfolders whose weights are wanted, and patterns of the other files that are.
+    Raises FileNotFoundError, ImportError.
+    """
     folder = Path(folder_or_repo_id)
     if folder.is_dir():
         return folder
     if folder.suffix == ".safetensors":
-        raise ValueError(f"{folder} is one file: load_single_file(file, tokenizer) reads it")
+        how = "load_single_file(file, tokenizer) reads it" if ITSELF not in networks else "name the folder it lies in"
+        raise ValueError(f"{folder} is one file: {how}")
     if not isinstance(folder_or_repo_id, str) or not re.fullmatch(r"[\w-]+/[\w.-]+", folder_or_repo_id):
         raise FileNotFoundError(f"there is no folder {str(folder_or_repo_id)!r}, and it is no name like 'owner/name'")
     try:
@@ -23,8 +37,7 @@ def find(folder_or_repo_id: str | Path, variant: str | None = None) -> Path:
         raise ImportError(
             f"there is no folder {folder_or_repo_id!r}; to download it: pip install huggingface_hub"
         ) from None
-    lacking = list(weights.STEMS)
-    wanted = ["model_index.json", *(f"{part}/*.{ending}" for part in PARTS for ending in ("json", "txt"))]
+    lacking, wanted = list(networks), list(others)
     try:
         for one in weights.variants(variant):
             wanted += [pattern for part in lacking for pattern in weights.patterns(part, one)]

@@ -9,7 +9,7 @@ from minildm.denoiser import Denoiser
 from minildm.pipeline import LatentDiffusion
 from minildm.schedule import NoiseSchedule
 from minildm.stable_diffusion._configs import UNET, UNET_2D, VAE
-from minildm.stable_diffusion._schedulers import FLOWS, PREDICTS
+from minildm.stable_diffusion._schedulers import FLOWS, PREDICTS, SPACING
 from minildm.text import TextEncoder, Tokenizer
 
 
@@ -154,7 +154,7 @@ def schedule(pipe: LatentDiffusion) -> dict:
         "beta_schedule": kind or "linear",
         "trained_betas": None if kind else _betas(noise),
         "prediction_type": next(theirs for theirs, ours in PREDICTS.items() if ours == noise.predicts),
-        "timestep_spacing": pipe.spacing,
+        "timestep_spacing": pipe.spacing if pipe.spacing in SPACING else "trailing",
         # Without a meaning elsewhere, but for latents diffusers insists on 1.
         "steps_offset": pipe.offset if pipe.spacing == "leading" or pipe.vae is None else 1,
         "clip_sample": clips,

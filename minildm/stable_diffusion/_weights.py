@@ -25,13 +25,13 @@ def read_json(path: Path) -> dict:
 
 
 def patterns(part: str, variant: str | None) -> list[str]:
-    """What the files of a network's weights may be called in a repository, whole or in shards."""
-    whole, index = f"{part}/{STEMS[part]}{_dotted(variant)}", f"{part}/{STEMS[part]}.safetensors.index"
+    """What the files of a network's weights may be called in a repository, whole or in shards; part "": all of it."""
+    stem = f"{part}/{STEMS[part]}" if part else STEMS["unet"]
     return [
-        f"{whole}.safetensors",
-        f"{whole}-?????-of-?????.safetensors",
-        f"{part}/{STEMS[part]}-?????-of-?????{_dotted(variant)}.safetensors",
-        f"{index}{_dotted(variant)}.json",
+        f"{stem}{_dotted(variant)}.safetensors",
+        f"{stem}{_dotted(variant)}-?????-of-?????.safetensors",
+        f"{stem}-?????-of-?????{_dotted(variant)}.safetensors",
+        f"{stem}.safetensors.index{_dotted(variant)}.json",
     ]
 
 

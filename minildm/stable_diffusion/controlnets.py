@@ -11,9 +11,11 @@ from minildm import storage
 from minildm.adapt import ControlNet
 from minildm.reference_names import reference_name, today
 from minildm.stable_diffusion import _configs as configs
+from minildm.stable_diffusion import _hub as hub
 from minildm.stable_diffusion import _to_configs as to_configs
 from minildm.stable_diffusion import _weights as weights
 from minildm.stable_diffusion._understood import filled, refuse
+from minildm.weights import check_nothing_added
 
 CONFIG, STEM = "config.json", weights.STEMS["unet"]
 _OWN = {"conditioning_channels": 3, "conditioning_embedding_out_channels": [16, 32, 96, 256]}
@@ -24,18 +26,21 @@ _NOT_OF_ONE += ("mid_block_scale_factor", "center_input_sample", "time_embedding
 
 
 def load_controlnet(
-    folder: str | Path,
+    folder_or_repo_id: str | Path,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     *,
     variant: str | None = None,
 ) -> ControlNet:
-    """A ControlNet of diffusers, from its folder: pipe.unet = adapt.Controlled(pipe.unet, load_controlnet(folder)).
+    """A ControlNet of diffusers, from its folder, or from the Hugging Face Hub.
 
+    It steers a pipeline once it stands beside its denoiser: pipe.unet = adapt.Controlled(pipe.unet, controlnet).
+
+    folder_or_repo_id: a folder with config.json; or "owner/name", downloaded once, where there is huggingface_hub.
     Its control pictures have three channels, or as many as it says, with values in [0, 1]. The other arguments and the
     errors as of `stable_diffusion.load`.
     """
-    folder = Path(folder)
+    folder = hub.find(folder_or_repo_id, variant, networks=(hub.ITSELF,), others=(CONFIG,))
     file = folder / CONFIG
     config = weights.read_json(file)
     if config.get("_class_name", _CLASS) != _CLASS:
@@ -61,10 +66,11 @@ def save_controlnet(controlnet: ControlNet, folder: str | Path) -> Path:
     """Write a ControlNet so that diffusers opens it, ControlNetModel.from_pretrained(folder); returns the folder.
 
     Raises FileExistsError for a folder that holds something else, and ValueError where diffusers has none like it: of
-    a denoiser without words, or with another number of groups at each level.
+    a denoiser without words, or with another number of groups at each level; and for one with a LoRA beside its layers.
     """
     if not isinstance(controlnet, ControlNet) or controlnet.context_dim is None:
         raise ValueError(f"diffusers has ControlNets of denoisers with words alone, got {type(controlnet).__name__}")
+    check_nothing_added(controlnet)
     config = {key: value for key, value in to_configs.unet(controlnet, [64, 64]).items() if key not in _NOT_OF_ONE}
     config |= _FIXED | {"_class_name": _CLASS, "mid_block_scale_factor": 1}
     config["conditioning_channels"] = controlnet.control_channels

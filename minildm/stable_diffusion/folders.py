@@ -24,6 +24,7 @@ from minildm.stable_diffusion import _weights as weights
 from minildm.stable_diffusion._time import told_later
 from minildm.stable_diffusion._understood import complain, refuse
 from minildm.text import TextEncoder, Tokenizer
+from minildm.weights import check_nothing_added
 
 GUIDANCE = 7.5  # the default of diffusers
 LAYOUT = "0.36.0"  # the version of diffusers that a folder of ours says it was written for
@@ -98,12 +99,15 @@ def save(pipe: LatentDiffusion, folder: str | Path) -> Path:
     in proportion to the widths, such as heads=(2, 4, 8) for channels=(32, 64, 128). The error says which numbers fit.
 
     Warns where the pictures will differ. Raises FileExistsError for a folder that is not empty, and ValueError for
-    what diffusers has no class for.
+    what diffusers has no class for, and for networks with a LoRA or other things put into them from outside.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: choose a new folder")
     _check_kind(pipe)
+    for name in LATENTS:
+        if isinstance(network := getattr(pipe, name), nn.Module):
+            check_nothing_added(network)
     f = 1 if pipe.vae is None else pipe.vae.multiple
     written = {  # all of it before anything is written, since it may be refused
         "unet/config.json": to_configs.unet(pipe.unet, [side // f for side in pipe.size]),
@@ -156,6 +160,8 @@ def _warn(pipe):
     if pipe.predicts == "flow":
         if pipe.spacing != "linspace" or pipe.clip is None or math.isfinite(pipe.clip):
             complain('diffusers lays the steps of a flow out as spacing="linspace", and does not clip: clip=math.inf')
+    elif pipe.spacing == "karras":
+        complain('diffusers\' DDIM has no Karras steps, so the folder says "trailing"')
     elif pipe.spacing == "linspace":
         complain("diffusers' DDIM does not lead from one timestep of linspace to the next, this pipeline does")
     if pipe.vae is not None and pipe.clip is not None and math.isfinite(pipe.clip):

@@ -3,13 +3,10 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import tokenizers as tk
 
 from minildm import storage
-from minildm.optional import require
-
-if TYPE_CHECKING:
-    import tokenizers
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77  # of CLIP's prompts
@@ -19,9 +16,9 @@ _SPECIAL = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token":
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-def read(path: Path) -> "tokenizers.Tokenizer":
+def read(path: Path) -> tk.Tokenizer:
     """The `tokenizers.Tokenizer` in a file of that library. Raises FileNotFoundError, ValueError."""
-    return _read(path, require("tokenizers").Tokenizer.from_file)
+    return _read(path, tk.Tokenizer.from_file)
 
 
 def read_folder(path: Path) -> tuple:
@@ -44,7 +41,7 @@ def read_folder(path: Path) -> tuple:
     return bpe, length if length < 1e6 else LENGTH, pad  # transformers writes 1e30 where it knows none
 
 
-def write_folder(path: Path, bpe: "tokenizers.Tokenizer", start: int, end: int) -> Path:
+def write_folder(path: Path, bpe: tk.Tokenizer, start: int, end: int) -> Path:
     """Write a `tokenizers.Tokenizer`, which truncates and pads, so that transformers opens it; returns the path.
 
     Raises FileExistsError as `storage.folder` does.
@@ -67,7 +64,6 @@ def write_folder(path: Path, bpe: "tokenizers.Tokenizer", start: int, end: int) 
 
 def _clip(folder: Path, config: dict):
     """CLIP's tokenizer from vocab.json and merges.txt, put together as transformers does."""
-    tk = require("tokenizers")
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has neither tokenizer.json nor {name}: expected a tokenizer's folder")
@@ -93,7 +89,7 @@ def _clip(folder: Path, config: dict):
     return bpe
 
 
-def _add(bpe: "tokenizers.Tokenizer", config: dict, folder: Path):
+def _add(bpe: tk.Tokenizer, config: dict, folder: Path):
     """Tokens that were added to a vocabulary later, such as those of textual inversion, wherever a folder names them.
 
     As in transformers, those with a number of their own come first.
@@ -116,7 +112,7 @@ def _flagged(token: str | dict, normalized: bool):
     """A token with how it is looked for in a text; `normalized` where it does not say: after that was normalised."""
     record = token if isinstance(token, dict) else {"content": token, "normalized": normalized}
     known = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
-    return require("tokenizers").AddedToken(record["content"], **{k: record[k] for k in known[1:] if k in record})
+    return tk.AddedToken(record["content"], **{k: record[k] for k in known[1:] if k in record})
 
 
 def _json(path: Path) -> dict:

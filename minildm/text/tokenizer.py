@@ -12,18 +12,14 @@ import warnings
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import tokenizers as tk
 import torch
 from torch import Tensor
 
 from minildm import storage
-from minildm.optional import require
 from minildm.text import _files as files
 from minildm.text._files import END, LENGTH, START
-
-if TYPE_CHECKING:
-    import tokenizers
 
 # Chinese puts no spaces between words: each of its characters counts as one, or tokens would span whole phrases.
 _WORDS = r"\p{Han}| ?[\p{L}&&[^\p{Han}]]+| ?\p{N}| ?[^\s\p{L}\p{N}]+"
@@ -40,7 +36,7 @@ class Tokenizer:
     `start`, `end` and `pad` are ids, `len(tokenizer)` is how many there are. Raises ValueError without an end token.
     """
 
-    def __init__(self, bpe: "tokenizers.Tokenizer", length: int | None = None, pad: int | None = None):
+    def __init__(self, bpe: tk.Tokenizer, length: int | None = None, pad: int | None = None):
         self.length = (bpe.truncation or {}).get("max_length", LENGTH) if length is None else length
         pad = (bpe.padding or {}).get("pad_id") if pad is None else pad
         bpe.no_truncation()
@@ -112,7 +108,7 @@ class Tokenizer:
     def from_json(cls, text: str) -> "Tokenizer":
         """From a text that `to_json` made; ValueError for any other."""
         try:
-            return cls(require("tokenizers").Tokenizer.from_str(text))
+            return cls(tk.Tokenizer.from_str(text))
         except Exception as error:  # the library raises bare ones
             raise ValueError(f"expected a tokenizer as to_json writes it: {error}") from error
 
@@ -142,7 +138,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, length: int = LENGTH)
     A word carries the space before it, and the first one gets a space too, so that it is the same token anywhere.
     The last two ids are the start and the end token, as in CLIP. Raises ValueError when the bytes alone do not fit.
     """
-    tk = require("tokenizers")
     if vocab_size < 256 + 2:
         raise ValueError(f"expected vocab_size from 258, all bytes with the start and end token, got {vocab_size}")
     bpe = tk.Tokenizer(tk.models.BPE())

@@ -6,6 +6,18 @@ c = get_config()  # noqa: F821 (nbgrader defines it)
 
 c.CourseDirectory.course_id = "minildm"
 
+# How `nbgrader zip_collect` reads the names of what was handed in. In Moodle's downloads they are, as folders or files,
+#   Ada Lovelace_4711_assignsubmission_file/1_touching_cells.ipynb
+# and a zip in there, such as 7_project.zip, is opened first: the folder that this makes is passed over. For another
+# platform change the expression: it must hold student_id and file_id, and it is matched from the beginning of a path.
+c.FileNameCollectorPlugin.named_regexp = (
+    r"(?!.*__MACOSX)"  # what macOS adds to each zip
+    r".*[/\\](?P<student_id>[^/\\]+)_\d+_assignsubmission_file[_/\\]+"
+    r"(?:\d_\w+[/\\])*(?P<file_id>.+)"
+)
+# By default nothing but notebooks is collected. A project reads pictures, and their captions, when it is graded.
+c.FileNameCollectorPlugin.valid_ext = [".ipynb", ".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".txt", ".csv"]
+
 # What stands in a student's notebook in place of a solution.
 c.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("write it here")'}
 c.ClearSolutions.text_stub = "*Write your answer here.*"
