@@ -33,7 +33,7 @@ NEW_WORD, LIKE = f"<{newcomer.NAME}>", "frog"  # of textual inversion, and the n
 PRIOR, OTHERS = taught.NAMES[::2], taught.NAMES[1::2]  # what prior preservation rehearses, and what it does not
 SHOWN = OTHERS[::4]  # old things whose pictures are kept, none of them rehearsed
 UNTOLD = 16  # pictures of the prior that are painted without words
-RANK = 2
+RANK = 4
 MEASURED = 24  # pictures of the new thing
 
 
@@ -46,7 +46,7 @@ class Settings(NamedTuple):
 
 
 WAYS = {
-    "LoRA": Settings(200, 8, 3e-3),
+    "LoRA": Settings(240, 8, 3e-3),
     "textual inversion": Settings(200, 8, 2e-2),
     "DreamBooth": Settings(300, 8, 2e-4),
     "DreamBooth with prior": Settings(300, 16, 2e-4),
