@@ -7,7 +7,7 @@ import pytest
 import torch
 from compare import randomized
 
-from minildm import LatentDiffusion, data
+from minildm import LatentDiffusion, data, likeness
 from minildm.adapt import Controlled
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
@@ -47,8 +47,16 @@ def as_pictures(arrays):
 
 def test_new_and_old_are_told_apart():
     assert taught.recognised(taught.examples(20, seed=5)).all()
-    assert not taught.recognised(as_pictures(scenes(60).images)).any()
+    assert taught.unexplained(as_pictures(scenes(60).images)).min() > 0.9  # far from likeness.ALIKE
     assert taught.unexplained(taught.examples(2)).max() < 0.1
+
+
+def test_a_lump_of_its_colours_is_no_new_thing():
+    small = torch.nn.functional.avg_pool2d(taught.examples(4), 8)
+    blurred = torch.nn.functional.interpolate(small, size=64, mode="bilinear")
+    assert not taught.recognised(blurred).any() and taught.unexplained(blurred).max() < 1
+    both = torch.cat([taught.examples(1), blurred[:1]])
+    assert taught.told(both).startswith("1 of 2 are dinosaurs, median unexplained 0.")
 
 
 def test_the_old_things_are_those_that_training_shows():
@@ -146,6 +154,7 @@ def test_the_study_writes_a_table_and_keeps_what_is_finished(tiny, tmp_path, mon
         assert 0 <= row["recognised"] <= 1 and row["kept"] == pytest.approx(
             np.average([row["kept_rehearsed"], row["kept_others"]], weights=[34, 33])
         )
+        assert row["unexplained"] == pytest.approx(np.median(row["each"])) and len(row["each"]) == adapters.MEASURED
         assert adapters.pictures(found, row["way"]).shape == (8 + len(adapters.SHOWN), 3, 64, 64)
     assert adapters.pictures(found, "ControlNet").shape == (8, 3, 64, 64)
     assert found["model"] == adapters.checksum(tiny)
@@ -157,4 +166,6 @@ def test_the_table_that_ships_is_of_the_pocket_that_ships():
     found = adapters.record()
     assert found["model"] == adapters.checksum("pocket"), "the pocket is another one now: minildm train adapters"
     assert {row["way"] for row in found["rows"]} == {"before", *adapters.WAYS}
+    for row in found["rows"]:
+        assert row["recognised"] == np.mean(np.array(row["each"]) < likeness.ALIKE)
     assert adapters.PLACE.stat().st_size < 1e6

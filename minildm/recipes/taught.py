@@ -17,8 +17,7 @@ from minildm.images import Images, to_unit
 PROMPT = f"a {newcomer.NAME}"
 SHOWN = 8  # pictures that a model learns the new thing from
 NAMES = [name for name in data.VOCABULARY if name not in HELD_OUT_SHAPES]  # what the pocket was trained on
-STEPS = 8  # of the sampler
-DRAWN = 0.95  # less than this unexplained: drawn like the new thing
+STEPS = 16  # of the sampler
 
 
 def examples(n: int = SHOWN, seed: int = 0) -> Tensor:
@@ -32,17 +31,23 @@ def asked(names: Sequence[str]) -> list[str]:
 
 
 def recognised(images: Images) -> np.ndarray:
-    """Whether each picture shows the new thing: the drawing, laid over it, explains some of it. -> (n,) bool
+    """Whether each picture shows the new thing, as clearly as a viewer would ask for. -> (n,) bool
 
-    The judge never saw the new thing, so `likeness` decides. Of 300 real scenes of old things not one is below DRAWN.
+    The judge never saw the new thing, so `likeness` decides: its drawing leaves less than `likeness.ALIKE` unexplained.
     images: 64×64, as `images.to_unit` takes them.
     """
-    return unexplained(images) < DRAWN
+    return unexplained(images) < likeness.ALIKE
 
 
 def unexplained(images: Images) -> np.ndarray:
     """How little each picture is drawn like the new thing's drawing, as of `likeness.unexplained`. -> (n,)"""
     return likeness.unexplained_by(images, newcomer.poses())
+
+
+def told(images: Images) -> str:
+    """How many pictures show the new thing, and how much of it the median picture leaves unexplained, in words."""
+    left = unexplained(images)
+    return f"{(left < likeness.ALIKE).sum()} of {len(left)} are dinosaurs, median unexplained {np.median(left):.2f}"
 
 
 def kept(pipe: Callable[..., Tensor], names: Sequence[str] = NAMES, seed: int = 0) -> tuple[np.ndarray, Tensor]:
@@ -56,7 +61,7 @@ def kept(pipe: Callable[..., Tensor], names: Sequence[str] = NAMES, seed: int = 
 
 
 def painted(pipe: Callable[..., Tensor], prompts: Sequence[str], seed: int = 0, **how: object) -> Tensor:
-    """A picture of each prompt, in a few steps. (n, 3, 64, 64) in [0, 1]
+    """A picture of each prompt, in STEPS steps. (n, 3, 64, 64) in [0, 1]
 
     how: goes to the pipeline; tensors hold an entry for each picture.
     """

@@ -13,7 +13,7 @@ from minildm.recipes._own import steps_of
 from minildm.recipes.adapting._frame import AdaptingJob
 
 # Tried on the pocket with eight pictures of a new thing, see lesson 10. Full-size models want a far lower rate, 5e-6.
-STEPS, BATCH, LR, PRIORS = 200, 8, 1.5e-4, 64
+STEPS, BATCH, LR, PRIORS = 300, 8, 2e-4, 64
 
 
 def run(

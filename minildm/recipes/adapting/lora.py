@@ -1,4 +1,4 @@
-"""LoRA of your own pictures: a file below a megabyte, for `minildm generate --lora`."""
+"""LoRA of your own pictures: a file of about a megabyte, for `minildm generate --lora`."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from minildm.recipes.adapting._frame import AdaptingJob
 from minildm.tensors import seeded
 
 # Tried on the pocket with eight pictures of a new thing, see lesson 10. Full-size models want a far lower rate, 1e-4.
-STEPS, BATCH, LR, RANK = 150, 4, 5e-3, 2
+STEPS, BATCH, LR, RANK = 240, 8, 3e-3, 4
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
     prompt: what all pictures show; None: the captions beside them, where the model takes words.
     rank: as of `LoRA`.  attention_only: leave convolutions and other layers alone: a smaller file, but new shapes are
         hardly learned.  text_encoder: adapt that as well, for words that it does not know.
-    steps: how many (150); or minutes.  batch, lr: samples of a step, and the peak of the learning rate.
+    steps: how many (240); or minutes.  batch, lr: samples of a step, and the peak of the learning rate.
     resume, runs: as for all recipes; the run's own folder in `runs` keeps sheets of samples.
     Raises what `data.images` raises, and ValueError for prompts that are missing or not wanted.
     """
