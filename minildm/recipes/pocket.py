@@ -197,11 +197,11 @@ def repainted(pipe: LatentDiffusion, n: int, seed: int = REPAINTED_SEED) -> tupl
         task, k = dice.choice(tasks, p=often / often.sum()), min(64, n - start)
         scenes = data.scene_arrays(k, seed, "train", tasks=str(task), start=start, layout="grid")
         said = [data.caption(prompt, str(dice.choice(data.LANGUAGES)), dice.random) for prompt in scenes.prompts]
-        x = torch.from_numpy(scenes.images).movedim(-1, 1)
+        pictures.append(torch.from_numpy(scenes.images).movedim(-1, 1))
+        x = to_unit(pictures[-1])
         with torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast_bfloat16(pipe.device)):
-            *_, last = pipe.steps(said, image=to_unit(x), strength=dice.uniform(*STRENGTHS), steps=14, seed=start)
-            errors.append((last.x_t - pipe.encode(to_unit(x))).half().cpu())
-        pictures.append(x)
+            *_, last = pipe.steps(said, image=x, strength=dice.uniform(*STRENGTHS), steps=14, seed=start)
+            errors.append((last.x_t - pipe.encode(x)).half().cpu())
     return torch.cat(pictures), torch.cat(errors)
 
 
