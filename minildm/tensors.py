@@ -64,6 +64,15 @@ def as_table(name: str, values: Sequence[float] | Tensor) -> Tensor:
     return table
 
 
+def stored_as(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in the dtype of its file; ValueError for a value that this dtype cannot hold, or that is not finite."""
+    sizes = tensor.abs()
+    if not (sizes <= torch.finfo(dtype).max).all():  # float8 turns what is too large into its largest
+        found = f"values up to {sizes.max():.3g}"
+        raise ValueError(f"{name} has {found}, which {dtype} cannot hold; store it as torch.float32, or retrain")
+    return tensor.to(dtype)
+
+
 def described(x: object) -> object:
     """What came, for an error's text: the shape of a tensor, else the name of its type."""
     return tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from minildm import __version__, storage
 from minildm.optional import moved
 from minildm.schedule import NoiseSchedule
-from minildm.tensors import defaults
+from minildm.tensors import defaults, stored_as
 
 FOLDER = Path(__file__).with_suffix("")  # the shipped files lie in minildm/weights/
 FORMAT = "1"
@@ -115,14 +115,8 @@ def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[dict[st
             raise ValueError(f"{key} is on the meta device, which holds no values: fill the {name} before saving it")
         tensors[key] = tensor
         if tensor.is_floating_point():
-            stored_as = torch.float16 if dtype.itemsize == 1 and tensor.ndim < 2 else dtype
-            sizes = tensor.abs()
-            if not (sizes <= torch.finfo(stored_as).max).all():  # float8 turns what is too large into its largest
-                found = f"values up to {sizes.max():.3g}"
-                raise ValueError(
-                    f"{key} has {found}, which {stored_as} cannot hold; store it as torch.float32, or retrain"
-                )
-            tensors[key] = tensor.to(stored_as)
+            half = dtype.itemsize == 1 and tensor.ndim < 2
+            tensors[key] = stored_as(key, tensor, torch.float16 if half else dtype)
     config = _json(module.config, f"{name}.config")
     with defaults("meta"):  # shapes only: costs no memory and draws no random numbers
         twin = storage.state(_class(name)(**json.loads(config)))

@@ -318,6 +318,27 @@ class TestBranches:
 
         assert json.loads(storage.read_metadata(file)["record"])["seed"] == 3
 
+    def test_in_16_bits(self, tmp_path):
+        net = denoiser()
+        lora = filled(LoRA(net, rank=3, alpha=6))
+        whole, half = (
+            lora.save(tmp_path / f"{dtype.itemsize}.safetensors", dtype=dtype)
+            for dtype in (torch.float32, torch.float16)
+        )
+        assert {tensor.dtype for tensor in load_file(half).values()} == {torch.float16}
+        plain, twin = denoiser(), denoiser()
+        LoRA.load(half, twin)
+        assert (answer(twin) - answer(net)).abs().max() < 0.01 * (answer(net) - answer(plain)).abs().max()
+        assert half.stat().st_size < 0.8 * whole.stat().st_size
+
+    def test_what_16_bits_cannot_hold(self, tmp_path):
+        lora = filled(LoRA(denoiser()))
+        next(iter(lora.branches.values())).down.weight.data[0, 0] = 1e6
+        with pytest.raises(ValueError, match="lora_A.weight has values up to 1e.06, which torch.float16 cannot hold"):
+            lora.save(tmp_path / "l.safetensors", dtype=torch.float16)
+        assert not list(tmp_path.iterdir())
+        assert lora.save(tmp_path / "l.safetensors").is_file()
+
     def test_a_model_with_branches_is_not_saved_as_if_it_had_none(self, tmp_path):
         net = denoiser()
         lora = LoRA(net)

@@ -23,6 +23,7 @@ def tiny(tmp_path, monkeypatch):
     for module, name, value in (
         (taught, "STEPS", 1),
         (adapters, "MEASURED", 6),
+        (adapters, "SEEDS", 2),
         (mask_to_scene, "SCENES", 12),
         (mask_to_scene, "HELD", 2),
         (mask_to_scene, "STRENGTHS", (0.5, 1.0)),
@@ -143,9 +144,13 @@ def test_the_study_writes_a_table_and_keeps_what_is_finished(tiny, tmp_path, mon
         warnings.simplefilter("error")
         path = adapters.run(tmp_path / "table.json", **how)
     found = adapters.record(path)
-    assert [row["way"] for row in found["rows"]] == ["before", *adapters.WAYS]
+    assert [(row["way"], row.get("seed")) for row in found["rows"]] == [
+        ("before", None),
+        *[(way, seed) for seed in (0, 1) for way in adapters.WAYS],
+    ]
     ways = [row["way"] for row in found["masks"]]
-    assert ways[0] == "words alone" and ways[1].startswith("image-to-image") and ways[-1] == "ControlNet without zeros"
+    assert ways[0] == "words alone" and ways[1].startswith("image-to-image")
+    assert ways[3:] == 2 * ["ControlNet", "ControlNet without zeros"]
     sizes = {row["way"]: row["parameters"] for row in [*found["rows"][1:], *found["masks"][-2:]]}
     assert (
         sizes["textual inversion"] == 12 < sizes["LoRA"] < sizes["DreamBooth"] < sizes["ControlNet"]
@@ -165,7 +170,10 @@ def test_the_study_writes_a_table_and_keeps_what_is_finished(tiny, tmp_path, mon
 def test_the_table_that_ships_is_of_the_pocket_that_ships():
     found = adapters.record()
     assert found["model"] == adapters.checksum("pocket"), "the pocket is another one now: minildm train adapters"
-    assert {row["way"] for row in found["rows"]} == {"before", *adapters.WAYS}
+    seeds = {way: [row.get("seed") for row in rows] for way, rows in adapters.trainings(found["rows"]).items()}
+    assert seeds == {"before": [None]} | {way: [0, 1, 2] for way in adapters.WAYS}
+    (lora, *_) = adapters.trainings(found["rows"])["LoRA"]
+    assert lora["bytes"] < 1e6
     for row in found["rows"]:
         assert row["recognised"] == np.mean(np.array(row["each"]) < likeness.ALIKE)
     assert adapters.PLACE.stat().st_size < 1e6

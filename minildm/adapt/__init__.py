@@ -2,7 +2,7 @@
 
 | addition          | what is trained                                          | size of the file      |
 |-------------------|----------------------------------------------------------|-----------------------|
-| LoRA              | thin layers beside the model's own                       | about a megabyte      |
+| LoRA              | thin layers beside the model's own                       | less than a megabyte  |
 | textual inversion | one vector: the meaning of a new word                    | a kilobyte            |
 | ControlNet        | a copy of the encoder, which sees a picture to follow    | half of the U-Net     |
 | DreamBooth        | the U-Net itself, which must not forget what it knew     | all of the U-Net      |

@@ -23,6 +23,7 @@ from minildm import __version__, storage
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
 from minildm.reference_names import reference_name
+from minildm.tensors import stored_as
 from minildm.text import TextEncoder
 
 FORMAT = "minildm lora 1"
@@ -66,14 +67,17 @@ def write(
     branches: Mapping[str, nn.Module],
     words: Sequence[str],
     record: Mapping[str, object],
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write the branches of a model's layers; a path without the ending .safetensors is a folder."""
     path = Path(path)
     called, tensors = spellings(model, branches), {}
     for layer, branch in branches.items():
         name = called[layer][0]
-        tensors[f"{name}.lora_A.weight"] = branch.down.weight
-        tensors[f"{name}.lora_B.weight"] = branch.up.weight * (branch.alpha / branch.rank)
+        pair = {"A": branch.down.weight, "B": branch.up.weight * (branch.alpha / branch.rank)}
+        for which, weight in pair.items():
+            key = f"{name}.lora_{which}.weight"
+            tensors[key] = stored_as(key, weight.detach(), dtype)
     made = {"minildm": __version__, "torch": torch.__version__, **record}
     metadata = {"format": FORMAT, "words": json.dumps(list(words)), "record": json.dumps(made)}
     storage.write(path if path.suffix == ".safetensors" else path / NAME, tensors, metadata)

@@ -159,15 +159,17 @@ class LoRA:
         for layer in self._layers.values():
             layer._modules.pop(f"lora_{self.name}", None)
 
-    def save(self, path: str | Path, **record: object) -> Path:
+    def save(self, path: str | Path, *, dtype: torch.dtype = torch.float32, **record: object) -> Path:
         """Write it, so that diffusers opens it too; returns the path.
 
         path: a .safetensors file, or a folder, which gets a `pytorch_lora_weights.safetensors`.
+        dtype: how its numbers are stored; torch.float16 halves the file, and a picture hardly changes.
         record: how it was made, anything that JSON can hold.
         Layers are called as diffusers calls them, where it has such a network. Alpha goes into the numbers of `up`,
-        since not every program reads it. Raises OSError as `storage.file` does.
+        since not every program reads it.
+        Raises ValueError for numbers that dtype cannot hold, and OSError as `storage.file` does.
         """
-        return files.write(path, self.model, self.branches, self.words, record)
+        return files.write(path, self.model, self.branches, self.words, record, dtype)
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module, scale: float = 1.0, name: str | None = None) -> "LoRA":

@@ -1,6 +1,8 @@
-"""LoRA of your own pictures: a file of about a megabyte, for `minildm generate --lora`."""
+"""LoRA of your own pictures: a file of less than a megabyte, for `minildm generate --lora`."""
 
 from pathlib import Path
+
+import torch
 
 from minildm.adapt import Examples, LoRA, example_loss, networks
 from minildm.adapt.lora import ATTENTION
@@ -55,6 +57,6 @@ def run(
     steps = steps_of(steps, minutes, STEPS)
     history = job.teach(parts, examples, example_loss, examples, steps, minutes, facts, batch_size=batch, lr=lr)
     record = job.learned(history, **facts, batch=batch, lr=lr)
-    path = lora.save(job.out, **record)
+    path = lora.save(job.out, dtype=torch.float16, **record)
     job.end()
     return path

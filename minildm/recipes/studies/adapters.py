@@ -2,14 +2,14 @@
 and what is forgotten.
 
 LoRA, textual inversion and DreamBooth learn a thing that the pocket never saw from eight pictures; a ControlNet learns
-to follow masks. The table is minildm/weights/adapters.json, which lesson 10 reads. Some twelve minutes on one idle
-core; what is finished is kept, so a run that was stopped goes on.
+to follow masks; each is trained with three seeds. The table is minildm/weights/adapters.json, which lesson 10 reads.
+Some forty minutes on one idle core; what is finished is kept, so a run that was stopped goes on.
 """
 
 import base64
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ NEW_WORD, LIKE = f"<{newcomer.NAME}>", "frog"  # of textual inversion, and the n
 PRIOR, OTHERS = taught.NAMES[::2], taught.NAMES[1::2]  # what prior preservation rehearses, and what it does not
 SHOWN = OTHERS[::4]  # old things whose pictures are kept, none of them rehearsed
 UNTOLD = 16  # pictures of the prior that are painted without words
-RANK = 4
+RANK, SEEDS = 4, 3
 MEASURED = 24  # pictures of the new thing
 
 
@@ -78,7 +78,8 @@ def prepare(pipe: LatentDiffusion, way: str, seed: int = 0) -> Prepared:
         return Prepared(parts, Examples(pipe, new, prompt), prompt, word.save)
     examples = Examples(pipe, new, taught.PROMPT)
     if way == "LoRA":
-        return Prepared(parts, examples, taught.PROMPT, new_lora(pipe.unet, seed).save)
+        save = partial(new_lora(pipe.unet, seed).save, dtype=torch.float16)
+        return Prepared(parts, examples, taught.PROMPT, save)
     if way == "DreamBooth with prior":
         # Guidance also asks for what is painted without words: that is to be kept as well.
         asked = 2 * taught.asked(PRIOR) + UNTOLD * [""]
@@ -140,8 +141,24 @@ def masks_row(way: str, model: str | Path, steps: int | None, seed: int, folder:
 
 
 def record(path: Path = PLACE) -> dict[str, Any]:
-    """The table that the last run wrote: "rows" of the new thing, "masks", "pictures" by way, "model", provenance."""
+    """The table that the last run wrote: "rows" of the new thing, "masks", "pictures" by way, "model", provenance.
+
+    Each training has a row of its own; `trainings` gathers those of a way.
+    """
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def trainings(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows by way, one for each seed; what needs no training has one."""
+    found = {}
+    for row in rows:
+        found.setdefault(row["way"], []).append(row)
+    return found
+
+
+def mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
+    """The mean of a figure over the trainings of a way."""
+    return float(np.mean([row[key] for row in rows]))
 
 
 def pictures(found: Mapping[str, Any], way: str) -> Tensor:
@@ -171,17 +188,25 @@ def run(
     resume: bool = True,
     runs: Path = RUNS,
 ) -> Path:
-    """Measure all ways on a model, and write the table; returns its path.  steps: of each training; None: its own."""
-    folder = Path(runs) / "adapters"
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(way, taught_row) for way in ("before", *WAYS)]
-    jobs += [(way, masks_row) for way in ("rivals", "ControlNet", "ControlNet without zeros")]
-    found = {}
-    for way, measure in jobs:
-        found[way] = measured_once(folder / f"{way}.json", partial(measure, way, model, steps, seed, folder), resume)
-    masks = [row for way, measure in jobs if measure is masks_row for row in found[way]]
-    rows = [found[way] for way, measure in jobs if measure is taught_row]
-    drawn = {row["way"]: base64.b64encode((folder / f"{row['way']}.jpg").read_bytes()).decode() for row in rows + masks}
+    """Measure all ways on a model, and write the table; returns its path.
+
+    steps: of each training; None: its own.  seed: the first of SEEDS; of its trainings alone pictures are kept.
+    """
+    home = Path(runs) / "adapters"
+    once = [("before", taught_row), ("rivals", masks_row)]
+    trained = [(way, taught_row) for way in WAYS]
+    trained += [(way, masks_row) for way in ("ControlNet", "ControlNet without zeros")]
+    rows, masks = [], []
+    for k in range(seed, seed + SEEDS):
+        folder = home / f"seed-{k}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for way, measure in (once if k == seed else []) + trained:
+            found = measured_once(folder / f"{way}.json", partial(measure, way, model, steps, k, folder), resume)
+            rows += [found] if measure is taught_row else []
+            masks += found if measure is masks_row else []
+    first = home / f"seed-{seed}"
+    names = dict.fromkeys(row["way"] for row in rows + masks)
+    drawn = {way: base64.b64encode((first / f"{way}.jpg").read_bytes()).decode() for way in names}
     table = dict(recipe="adapters", model=checksum(model), rows=rows, masks=masks, pictures=drawn, **provenance())
     return storage.write_text(out or PLACE, json.dumps(table, indent=1) + "\n")
 
