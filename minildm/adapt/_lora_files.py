@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minildm import __version__, storage
+from minildm import __version__, storage, weights
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
 from minildm.reference_names import reference_name
@@ -27,6 +27,7 @@ from minildm.tensors import stored_as
 from minildm.text import TextEncoder
 
 FORMAT = "minildm lora 1"
+SHIPPED = weights.FOLDER / "lora"  # those that ship, by their names
 NAME, PEFT = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"  # in a folder of diffusers, of peft
 Found = dict[str, tuple[Tensor, Tensor, float]]  # layer -> down, up, alpha
 
@@ -42,8 +43,10 @@ _OTHER_KINDS = {
 
 
 def find(path: str | Path) -> Path:
-    """The file that a path means, which may be a folder. FileNotFoundError, ValueError."""
+    """The file that a path means: a file, a folder, or a name that ships. FileNotFoundError, ValueError."""
     path = Path(path).expanduser()
+    if not path.exists() and (shipped := SHIPPED / f"{path}.safetensors").is_file():
+        return shipped
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         known = [path / name for name in (NAME, PEFT) if path / name in files]
@@ -55,7 +58,9 @@ def find(path: str | Path) -> Path:
             raise ValueError(f"{path} holds {', '.join(file.name for file in files)}: say which file is meant")
         return (known or files)[0]
     if not path.exists():
-        raise FileNotFoundError(f"there is no LoRA {path}: expected a .safetensors file, or a folder with one")
+        names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
+        what = f"a .safetensors file, a folder with one, or the name of one that ships: {names}"
+        raise FileNotFoundError(f"there is no LoRA {path}: expected {what}")
     if path.suffix != ".safetensors":
         raise ValueError(f"expected a LoRA as a .safetensors file, got {path}: minildm unpickles nothing")
     return path

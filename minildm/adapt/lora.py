@@ -20,6 +20,7 @@ from minildm.adapt import _lora_files as files
 from minildm.tensors import check_number
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out")  # the layers that are usually adapted, by the end of their names
+SHIPPED = files.SHIPPED  # where those lie that ship with minildm
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 

@@ -268,10 +268,13 @@ def write(pipe: LatentDiffusion, out: Path | None, **record: Any) -> Path:
     return pipe.save_pretrained(out or weights.FOLDER / "pocket", dtype=torch.float16, shipped=shipped, **record)
 
 
-def geneval_summary(pipe: LatentDiffusion, language: str, per_task: int = 100, seeds: int = 4) -> dict[str, dict]:
+def geneval_summary(
+    pipe: LatentDiffusion, language: str, per_task: int = 100, seeds: int = 4, **how: Any
+) -> dict[str, dict]:
     """Pocket GenEval in a language, on combinations seen in training and on held-out ones: `Report.summary` of each.
 
     Drawn in bfloat16 where that is fast, as the U-Net was trained, and judged at the size that the judge knows.
+    how: goes to the pipeline, such as steps=25.
     """
 
     def paint(*asked, **how) -> Tensor:
@@ -283,7 +286,7 @@ def geneval_summary(pipe: LatentDiffusion, language: str, per_task: int = 100, s
 
     reports = {}
     for split in ("train", "heldout"):
-        report = geneval.evaluate(paint, split, language, per_task=per_task, seeds=seeds)
+        report = geneval.evaluate(paint, split, language, per_task=per_task, seeds=seeds, **how)
         print(report, flush=True)
         reports[split] = report.summary()
     return reports

@@ -1,6 +1,6 @@
 """Adaptation, drawn: what LoRA adds to a layer, and what a way to teach buys against what it costs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from minildm.optional import require
 
@@ -57,23 +57,24 @@ def low_rank(outputs: int, inputs: int, rank: int, title: str = "") -> Figure:
 
 
 def kept_and_learned(
-    points: Mapping[str, tuple[float, float]],
+    points: Mapping[str, Sequence[tuple[float, float]]],
     title: str = "",
     xlabel: str = "",
     ylabel: str = "",
 ) -> Figure:
-    """What was learned over what was kept, a named point for each way; up and to the right is better. The figure.
+    """What was learned over what was kept, by way; up and to the right is better. The figure.
 
-    points: {name: (kept, learned)}, shares from 0 to 1; the first, best the model before, is a ring.
-    Raises ValueError for no points or more than five.
+    points: {name: [(kept, learned), ...]}, a point for each training, shares from 0 to 1; those of the first way, best
+        the model before, are rings.
+    Raises ValueError for no way or more than five.
     """
     if not 0 < len(points) <= 5:
-        raise ValueError(f"expected one point to five, got {len(points)}")
+        raise ValueError(f"expected one way to five, got {len(points)}")
     figure, axis = require("matplotlib.pyplot").subplots(figsize=(8.8, 4))
     marks = (("0.3", "o", 19), (BLUE, "s", 11), (PURPLE, "D", 10), (RED, "v", 12), (GREEN, "^", 12))
-    for (name, (x, y)), (colour, mark, size) in zip(points.items(), marks, strict=False):
-        how = dict(mfc="none", mew=2) if mark == "o" else {}  # the first is a ring, around whatever lies upon it
-        axis.plot(x, y, mark, color=colour, ms=size, label=name, clip_on=False, **how)
+    for (name, some), (colour, mark, size) in zip(points.items(), marks, strict=False):
+        how = dict(mfc="none", mew=2) if mark == "o" else {}  # a ring, around whatever lies upon it
+        axis.plot(*zip(*some, strict=True), mark, color=colour, ms=size, label=name, clip_on=False, alpha=0.8, **how)
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, ylabel=ylabel, title=title)
     for one in (axis.xaxis, axis.yaxis):
         one.set_major_formatter(require("matplotlib.ticker").PercentFormatter(1))
