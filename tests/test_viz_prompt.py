@@ -152,3 +152,27 @@ def test_a_comment_sees_the_prompt_and_the_finished_picture():
 
 def test_the_field_is_made_of_widgets_that_jupyter_shows():
     assert isinstance(viz.prompt_field(Painter()), ipywidgets.VBox)
+
+
+def test_a_live_field_paints_with_each_letter_and_each_seed():
+    painter = Painter()
+    text, seed, button, suggestions, picture, *_ = parts(viz.prompt_field(painter, ["an owl"], seed=70, live=True))
+    assert [prompt for prompt, *_ in painter.asked] == ["an owl"]  # once, not twice
+    for typed in ("a", "a c", "a ca", "a cat"):
+        text.value = typed
+    seed.value = 80
+    assert [asked[:2] for asked in painter.asked[1:]] == [
+        *(("a", 70), ("a c", 70), ("a ca", 70), ("a cat", 70)),
+        ("a cat", 80),
+    ]
+    assert grey(picture)[1] == 80
+    suggestions[0].click()
+    suggestions[0].click()
+    assert [prompt for prompt, *_ in painter.asked[6:]] == ["an owl", "an owl"]
+
+
+def test_any_other_field_waits_for_its_button():
+    painter = Painter()
+    text, seed, *_ = parts(viz.prompt_field(painter))
+    text.value, seed.value = "a cat", 3
+    assert painter.asked == []

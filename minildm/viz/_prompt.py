@@ -21,6 +21,7 @@ def prompt_field(
     seed: int = 0,
     size: int = 256,
     comment: Callable[[str, Tensor], str] | None = None,
+    live: bool = False,
     **how: object,
 ) -> Any:
     """A text field, a seed and a button "Paint"; below, the picture appears step by step and can be watched again.
@@ -28,6 +29,7 @@ def prompt_field(
     pipe: a `LatentDiffusion` that takes words.  suggestions: prompts, a button for each; the first is painted at once.
     size: of the picture on the screen.  comment: what to say of a finished picture, from its prompt and itself,
     (3, h, w) in [0, 1].  how: goes to `pipe.steps`, such as steps=25 or guidance=4.
+    live: paint while one types, for a model that needs few steps: with each letter, and each turn of the seed.
     What is wrong with a prompt, and words that the model does not know, are told below the picture, as text.
     """
     widgets = require("ipywidgets")
@@ -74,8 +76,9 @@ def prompt_field(
             button.disabled, said.value = False, "<br>".join(map(html.escape, lines))
 
     def try_out(chosen):
-        text.value = chosen.description
-        paint()
+        before, text.value = text.value, chosen.description
+        if not live or text.value == before:  # else the new value has been painted
+            paint()
 
     def again(change):
         if frames:
@@ -84,6 +87,9 @@ def prompt_field(
     button.on_click(paint)
     text.on_msg(lambda _, content, buffers: paint() if content.get("event") == "submit" else None)  # the Enter key
     at.observe(again, "value")
+    if live:
+        text.observe(paint, "value")
+        number.observe(paint, "value")
     for one in tries:
         one.on_click(try_out)
     if tries:

@@ -1,6 +1,6 @@
 """Self-attention compared with convolutions of as many parameters, in long trainings on `twins`.
 
-The table goes into the record of the shipped `twins`, where lesson 05 reads it. About 20 minutes on one core; each
+The table goes into the record of the shipped `twins`, where lesson 05 reads it. About 40 minutes on one core; each
 finished training is kept, and one that was stopped goes on.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from minildm.recipes import RUNS, amend, measured_once, twins
 from minildm.tensors import count_parameters
 
-SEEDS = 1
+SEEDS = 2
 ARMS = ("attention", "convolutions")
 LOOKS = 8  # how often in a training its samples are looked at
 
