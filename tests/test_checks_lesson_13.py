@@ -1,6 +1,7 @@
 """Exercises of lesson 13: right in several ways, wrong in likely ones."""
 
 import pytest
+import torch
 
 from minildm import NoiseSchedule, checks
 from minildm.stable_diffusion.successors import SD_3_MEDIUM, parameters
@@ -9,6 +10,40 @@ from minildm.stable_diffusion.successors import SD_3_MEDIUM, parameters
 def expect(check, wrong, hint):
     with pytest.raises(checks.CheckFailed, match=f"likely: .*{hint}"):
         check(wrong)
+
+
+def solved(x_t, x_next, a, s, a_next, s_next):
+    eps = (a * x_next - a_next * x_t) / (a * s_next - s * a_next)
+    return (x_next - s_next * eps) / a_next, eps
+
+
+def by_matrix(x_t, x_next, a, s, a_next, s_next):
+    mix = torch.tensor([[a, s], [a_next, s_next]], dtype=x_t.dtype)
+    return torch.einsum("ij,j...->i...", mix.inverse(), torch.stack([x_t, x_next])).unbind()
+
+
+@pytest.mark.parametrize("answer", [solved, by_matrix, lambda *call: list(solved(*call))])
+def test_jump_pair_right(answer):
+    assert checks.jump_pair(answer)
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        (lambda *call: solved(*call)[::-1], "the other way round"),
+        (lambda *call: tuple(-part for part in solved(*call)), "signs are turned around"),
+        (
+            lambda x, y, a, s, b, r: ((r * x - s * y) / (a * r + s * b), (a * y - b * x) / (a * r + s * b)),
+            "a sum where",
+        ),
+        (lambda x, y, a, s, b, r: (r * x - s * y, a * y - b * x), "not divided"),
+        (lambda x, y, a, s, b, r: solved(y, x, a, s, b, r), "mixed up"),
+        (lambda x, y, a, s, b, r: (y, (x - a * y) / s), "no picture yet"),
+    ],
+)
+def test_jump_pair_wrong(answer, hint):
+    with pytest.raises(checks.CheckFailed, match=hint):
+        checks.jump_pair(answer)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +111,7 @@ def test_double_block_wrong(answer, hint):
     expect(checks.double_block, answer, hint)
 
 
-@pytest.mark.parametrize("check", [checks.shifted_time, checks.double_block])
+@pytest.mark.parametrize("check", [checks.jump_pair, checks.shifted_time, checks.double_block])
 def test_what_is_not_written_does_not_pass(check):
     def stub(*arguments):
         raise NotImplementedError

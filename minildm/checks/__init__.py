@@ -28,7 +28,7 @@ from .lesson_09 import guidance, overwriting, remaining, rescaled
 from .lesson_10 import merged, prior_loss
 from .lesson_11 import block_parameters, clip_name, map_shape, training_bytes
 from .lesson_12 import mixed_batch, paired_interval, pasted_pair
-from .lesson_13 import double_block, flow_matching_step, shifted_time
+from .lesson_13 import double_block, flow_matching_step, jump_pair, shifted_time
 from .lesson_14 import nearest, painter_training, square
 from .networks import lora_forward, time_embedding, unet_forward
 from .noising import add_noise, ddim_step, heun_step, schedule
@@ -96,4 +96,5 @@ __all__ = [
     "cross_attention",
     "lora_forward",
     "flow_matching_step",
+    "jump_pair",
 ]

@@ -1,5 +1,7 @@
 """Checks of lesson 13: the training step of flow matching; the schedule and the blocks of Stable Diffusion 3."""
 
+import math
+
 import torch
 
 from ._check import Exercise, exercise
@@ -69,6 +71,55 @@ def flow_matching_step() -> Exercise:
     axes = "t is (b,), a number for each picture: give it the shape (b, 1, 1, 1) to multiply pictures"
     errors = CALLS | {"must match the size": axes}
     return Exercise(flow(), cases, mistakes, run=run, own=OWN, errors=errors, patience=30)
+
+
+@exercise
+def jump_pair() -> Exercise:
+    """`answer(x_t, x_next, a, s, a_next, s_next)`: the picture x_0 and the noise eps (both (b, c, h, w)) that mix to
+    x_t with the shares a and s, and to x_next with a_next and s_next."""
+
+    def case(seed, shape, now, then):
+        x_t, x_next = torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return x_t, x_next, *(share for t in (now, then) for share in (math.cos(t), math.sin(t)))
+
+    half = math.pi / 2
+    cases = [case(1, (1, 2, 3, 2), 1.2, 0.5), case(2, (3, 1, 2, 4), half, 1.1), case(3, (2, 3, 1, 5), 0.7, 0.0)]
+
+    def pair(sign=1, picture=1, noise=1, area=lambda a, s, b, r: a * r - s * b):
+        def solve(x_t, x_next, a, s, a_next, s_next):
+            whole = area(a, s, a_next, s_next)
+            x_0, eps = s_next * x_t - s * x_next, a * x_next - sign * a_next * x_t
+            return picture * x_0 / whole, noise * eps / whole
+
+        return solve
+
+    def swapped(x_t, x_next, a, s, a_next, s_next):
+        return pair()(x_next, x_t, a, s, a_next, s_next)
+
+    mistakes = {
+        "the other way round: first the picture, then the noise": lambda *call: pair()(*call)[::-1],
+        "the signs are turned around: check which product is subtracted": pair(picture=-1, noise=-1),
+        "the sign of the picture": pair(picture=-1),
+        "the sign of the noise": pair(noise=-1),
+        "a sum where a difference is needed: eliminate one unknown by subtracting the equations": [
+            pair(sign=-1),
+            pair(area=lambda a, s, b, r: a * r + s * b),
+        ],
+        "it is not divided: after eliminating one unknown, the other stands there a number of times": pair(
+            area=lambda a, s, b, r: 1.0
+        ),
+        "x_t and x_next are mixed up: a and s belong to x_t": swapped,
+        "that is x_t itself; the jump has to arrive at x_next": lambda x_t, x_next, a, s, a_next, s_next: (
+            (x_t - s * x_next) / a if a > 1e-9 else x_t,
+            x_next,
+        ),
+        "x_next is no picture yet, unless a_next is 1 and s_next is 0": lambda x_t, x_next, a, s, a_next, s_next: (
+            x_next,
+            (x_t - a * x_next) / s,
+        ),
+    }
+    errors = {"division by zero": "a is 0 at the noisiest timestep: divide by a s_next - s a_next alone"}
+    return Exercise(pair(), cases, mistakes, errors=errors)
 
 
 @exercise
