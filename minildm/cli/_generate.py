@@ -54,7 +54,8 @@ def add(app: "typer.Typer", complain: Callable[[Exception], None]) -> None:
             Path | None, typer.Option(metavar="FILE", help="What to paint anew in the picture: white, of its size.")
         ] = None,
         lora: Annotated[
-            list[Path] | None, typer.Option(metavar="FILE", help="A LoRA, or a folder with one; may be said again.")
+            list[Path] | None,
+            typer.Option(metavar="FILE", help="A LoRA, a folder with one, or pocket-fast; may be said again."),
         ] = None,
         lora_scale: Annotated[float, typer.Option(help="How much of them is added.")] = 1.0,
         word: Annotated[

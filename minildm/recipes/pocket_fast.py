@@ -1,4 +1,4 @@
-"""A LoRA with which the pocket paints in 4 calls of its U-Net instead of 43: guidance and steps, distilled.
+"""A LoRA with which the pocket paints in 4 calls of its U-Net instead of 42: guidance and steps, distilled.
 
 Two things cost calls. Guidance asks twice, with words and without; and a step must be small, because the way from
 noise to picture bends. A teacher, the pocket as it is, walks that way in twelve guided steps. A student learns to do
