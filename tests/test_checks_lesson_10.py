@@ -50,9 +50,26 @@ SLIPS = [
     (checks.merged, lambda w, d, u, a: a / len(d) * u @ d, "frozen weight is missing"),
     (checks.merged, lambda w, d, u, a: w + a / len(d) * d @ u, "comes first"),
     (checks.merged, lambda w, d, u, a: w + u @ d, "but once"),
+    (checks.merged, lambda w, d, u, a: w + u @ d / len(d), "alpha is missing"),
+    (checks.merged, lambda w, d, u, a: w + a / len(u) * u @ d, "wrong axis"),
+    (checks.merged, lambda w, d, u, a: w + a / d.shape[1] * u @ d, "wrong axis"),
+    (checks.merged, lambda w, d, u, a: a / len(d) * (w + u @ d), "counts once"),
+    (checks.merged, lambda w, d, u, a: w + a / len(d) * d.T @ u.T, "comes first"),
+    (checks.merged, lambda w, d, u, a: w + a / r * u @ d, "not handed in"),  # noqa: F821
+    (checks.lora_forward, lambda x, w, b, d, u, a: x @ w.T + b + x @ d.T @ u.T / len(d), "alpha is missing"),
+    (checks.lora_forward, lambda x, w, b, d, u, a: x @ w.T + b + a / len(u) * x @ d.T @ u.T, "wrong axis"),
+    (checks.lora_forward, lambda x, w, b, d, u, a: x @ w.T + b + a / d.shape[1] * x @ d.T @ u.T, "wrong axis"),
+    (checks.lora_forward, lambda x, w, b, d, u, a: w @ x.T + b + a / len(d) * u @ d @ x.T, "a row a sample"),
+    (checks.lora_forward, lambda x, w, b, d, u, a: x @ w.T + b + a / r * x @ d.T @ u.T, "not handed in"),  # noqa: F821
     (checks.prior_loss, lambda e, p, w: e[p].mean() + w * e[~p].mean(), "exchanged"),
     (checks.prior_loss, lambda e, p, w: e.mean(), "one mean over all"),
     (checks.prior_loss, lambda e, p, w: e[~p].sum() + w * e[p].sum(), "sums"),
+    (checks.prior_loss, lambda e, p, w: e[~p].mean() + w * e[p].sum(), "sums"),
+    (checks.prior_loss, lambda e, p, w: e.mean() + w * e[p].mean(), "the first mean"),
+    (checks.prior_loss, lambda e, p, w: (e[~p].mean() + w * e[p].mean()) / 2, "nothing is divided by two"),
+    (checks.prior_loss, lambda e, p, w: (1 - w) * e[~p].mean() + w * e[p].mean(), "not 1 - weight"),
+    (checks.prior_loss, lambda e, p, w: e[~p] + w * e[p], "a single number"),
+    (checks.prior_loss, lambda e, p, w: e[-p].mean() + w * e[p].mean(), "use the `~`"),
     (checks.prior_loss, lambda e, p, w: torch.where(p, w * e, e).mean(), "a mean of its own"),
 ]
 

@@ -198,7 +198,8 @@ def _told(error, answer):
     return f"{type(error).__name__}: {error}{at}"
 
 
-_TORCH_SAYS = ("not implemented for '", "Module [Module")  # a NotImplementedError that is an error, not a stub
+# Parts of a NotImplementedError of torch's: an error, not a stub.
+_TORCH_SAYS = ("not implemented for '", "Module [Module", "the `-` operator")
 
 _MANY = "that are several numbers, and int() and math take a single one: use x.sqrt(), x.cos(), np.exp(x) and so on"
 _COMMON = {

@@ -177,9 +177,9 @@ def lora_forward() -> Exercise:
         shapes = [(b, i), (o, i), (o,), (r, i), (o, r)]
         cases.append((*(torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes), alpha))
 
-    def lora(scale=lambda alpha, r: alpha / r, base=1.0, offset=1.0, both=False):
+    def lora(scale=lambda alpha, r: alpha / r, base=1.0, offset=1.0, both=False, rank=lambda down, up: len(down)):
         def apply(x, weight, bias, down, up, alpha):
-            frozen, factor = base * x @ weight.T + offset * bias, scale(alpha, len(down))
+            frozen, factor = base * x @ weight.T + offset * bias, scale(alpha, rank(down, up))
             return factor * (frozen + x @ down.T @ up.T) if both else frozen + factor * (x @ down.T @ up.T)
 
         return apply
@@ -187,6 +187,11 @@ def lora_forward() -> Exercise:
     mistakes = {
         "the addition does not count alpha / r, but once": lora(lambda alpha, r: 1.0),
         "alpha is not divided by the rank r, the rows of down": lora(lambda alpha, r: alpha),
+        "alpha is missing: the addition counts alpha / r": lora(lambda alpha, r: 1 / r),
+        "divided by the wrong axis: the rank r is the rows of down, the columns of up": [
+            lora(rank=lambda down, up: down.shape[1]),
+            lora(rank=lambda down, up: len(up)),
+        ],
         "multiplied by r instead of divided": lora(lambda alpha, r: alpha * r),
         "upside down: alpha / r, not r / alpha": lora(lambda alpha, r: r / alpha),
         "divided by the root of r; that is another paper's": lora(lambda alpha, r: alpha / math.sqrt(r)),
@@ -196,7 +201,7 @@ def lora_forward() -> Exercise:
         "the addition is missing: that is the frozen layer alone": lora(lambda alpha, r: 0.0),
         "the addition is subtracted": lora(lambda alpha, r: -alpha / r),
     }
-    errors = {
-        "cannot be multiplied": "a weight is (out, in), so x @ weight.T; down comes first, i to r, then up, r to o"
-    }
+    shapes = "a weight is (out, in), so x @ weight.T; down comes first, i to r, then up, r to o"
+    errors = {"cannot be multiplied": shapes, "must match the size": f"the answer is (b, o), a row a sample: {shapes}"}
+    errors |= {"name 'r' is not defined": "the rank r is not handed in: it is the rows of down, len(down)"}
     return Exercise(lora(), cases, mistakes, errors=errors)
