@@ -1,0 +1,143 @@
+"""The recipe that distils the pocket: what the teacher shows, what the student learns, and what ships."""
+
+import json
+
+import pytest
+import torch
+
+from minildm import LatentDiffusion, judge, samplers, storage, weights
+from minildm.adapt.lora import SHIPPED
+from minildm.autoencoder import AutoencoderKL
+from minildm.data import heldout, prompts
+from minildm.denoiser import Denoiser
+from minildm.recipes import pocket, pocket_fast, taught
+from minildm.recipes.studies import adapters
+from minildm.samplers.loop import CLEAN
+from minildm.tensors import seeded
+from minildm.text import TextEncoder, train_tokenizer
+
+SCHEDULE = pocket.schedule()
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """The folder of a small pipeline with words, and a recipe that is soon done with it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINILDM_CACHE", str(tmp_path / "cache"))
+    for name, value in (("PATHS", 10), ("UNSEEN", 6), ("BATCH", 4), ("RANK", 2)):
+        monkeypatch.setattr(pocket_fast, name, value)
+    monkeypatch.setattr(pocket, "geneval_summary", lambda pipe, language, seeds, **how: {language: how})
+    tokenizer = train_tokenizer([text for language in ("en", "zh") for text in prompts(99, 1, language=language)], 400)
+    with seeded(0):
+        text = TextEncoder(len(tokenizer), 12, depth=1, heads=2, length=tokenizer.length)
+        vae = AutoencoderKL(3, 4, channels=(8, 8, 8, 8), groups=4, scale_factor=0.5)
+        sizes = dict(attention=(1,), heads=2, context_dim=12, groups=4, schedule=SCHEDULE)
+        unet = Denoiser(4, 4, (8, 8), **sizes)
+        torch.nn.init.normal_(unet.head.weight, std=0.1)
+    how = dict(size=64, guidance=3.0, guidance_interval=(350, 1000), sees_padding=True)
+    return LatentDiffusion(unet, vae, None, text, tokenizer, **how).save_pretrained(tmp_path / "tiny")
+
+
+def test_each_call_leads_where_the_next_begins():
+    assert pocket_fast.jumps(SCHEDULE) == [(999, 749), (749, 499), (499, 249), (249, CLEAN)]
+    fine = samplers.timesteps(SCHEDULE, pocket_fast.CALLS * pocket_fast.PARTS)
+    assert [t for t, _ in pocket_fast.jumps(SCHEDULE)] == fine[:: pocket_fast.PARTS]
+    assert sum(pocket_fast.SHARES) == pytest.approx(1) and len(pocket_fast.SHARES) == pocket_fast.CALLS
+
+
+@pytest.mark.parametrize("jump", pocket_fast.jumps(SCHEDULE))
+@pytest.mark.parametrize("predicts", ["v", "eps", "x_0"])
+def test_who_answers_with_the_pair_arrives_in_one_step_of_ddim(jump, predicts):
+    t, t_next = jump
+    if predicts == "eps" and t == 999:
+        return  # all noise: eps says nothing about the picture there
+    x_t, x_next = torch.randn(2, 3, 4, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(t))
+    x_0, eps = pocket_fast.pair(x_t, x_next, SCHEDULE, t, t_next)
+    times = torch.full((3,), t)
+    assert (SCHEDULE.add_noise(x_0, eps, times) - x_t).abs().max() < 1e-9
+    schedule = SCHEDULE.predicting(predicts)
+
+    def model(x, t):
+        return schedule.target(x_0, eps, t)
+
+    path = [t] if t_next == CLEAN else [t, t_next]
+    arrived = list(samplers.ddim(model, schedule, x_t, timesteps=path))[1]
+    assert (arrived.x_t - x_next).abs().max() < 1e-6
+
+
+def test_paths_are_what_the_teacher_does(tiny):
+    found = pocket_fast.paths(tiny, 6, start=3)
+    assert found["x"].shape == (6, 5, 4, 8, 8) and found["x"].dtype == torch.float16 and len(found["ids"]) == 6
+    x = found["x"].float()
+    seeds = [pocket_fast.SEED * 1_000_000 + 3 + i for i in range(6)]
+    noise = torch.cat([torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    assert (x[:, 0] - noise).abs().max() < 2e-3
+    tokenizer = LatentDiffusion.from_pretrained(tiny).tokenizer
+    assert not any(heldout(tokenizer.decode(ids)) for ids in found["ids"])
+    again = pocket_fast.paths(tiny, 6, start=3)
+    assert all(torch.equal(again[name], found[name]) for name in found)
+    assert not torch.equal(pocket_fast.paths(tiny, 6)["x"], found["x"])
+
+
+def test_batches_lead_along_the_paths(tiny):
+    found = pocket_fast.paths(tiny, 10)
+    batches = pocket_fast.Batches(found, SCHEDULE)
+    seen = set()
+    for seed in range(20):
+        batch = batches(torch.Generator().manual_seed(seed), 4)
+        (t,) = set(batch["t"].tolist())
+        seen.add(t)
+        x_t = SCHEDULE.add_noise(batch["x_0"], batch["eps"], batch["t"])
+        call = [start for start, _ in batches.jumps].index(t)
+        away = (x_t[:, None] - found["x"][None, :, call].float()).flatten(2).abs().amax(2)  # (4, 10)
+        assert (away.min(1).values < 1e-3).all()
+        assert torch.equal(found["ids"][away.argmin(1)], batch["ids"])
+    assert seen == {999, 749, 499, 249}
+
+
+def test_a_student_is_a_lora_of_its_teacher(tiny, tmp_path, capsys):
+    path = pocket_fast.run(tmp_path / "fast.safetensors", model=tiny, steps=30, seed=1)
+    record = json.loads(storage.read_metadata(path)["record"])
+    assert record["recipe"] == "pocket-fast" and record["seed"] == 1 and record["steps"] == 30
+    assert record["model"] == adapters.checksum(tiny) and record["how"] == {"steps": 4, "guidance": 1}
+    assert record["geneval"]["zh"] == {"zh": {"steps": 4, "guidance": 1}}
+    assert list((tmp_path / "runs").iterdir()) == []
+    pipe, plain = (LatentDiffusion.from_pretrained(tiny) for _ in range(2))
+    error = {}
+    batches = pocket_fast.Batches(pocket_fast.paths(tiny, 10), SCHEDULE)
+    for name, one in (("before", plain), ("after", pipe)):
+        if one is pipe:
+            one.load_lora(path)
+        error[name] = pocket.error(one.unet, batches, one.text_encoder, n=100)
+    assert error["after"] < 0.97 * error["before"]
+    assert "unseen_error" in capsys.readouterr().out
+
+
+class TestWhatShips:
+    def test_it_is_for_the_pocket_that_ships(self):
+        record = json.loads(storage.read_metadata(SHIPPED / "pocket-fast.safetensors")["record"])
+        assert record["model"] == adapters.checksum("pocket"), "the pocket is another one: minildm train pocket-fast"
+        assert (SHIPPED / "pocket-fast.safetensors").stat().st_size < 4e6
+
+    def test_its_strict_score_is_near_the_teachers(self):
+        """By the records, of 600 fresh pictures each; the teacher's of 42 calls, its own of 4."""
+        fast = json.loads(storage.read_metadata(SHIPPED / "pocket-fast.safetensors")["record"])["geneval"]
+        teacher = weights.record("pocket")["geneval"]
+        for language in ("en", "zh"):
+            own, whole = (some[language]["train"]["overall"]["strict"]["value"] for some in (fast, teacher))
+            assert own >= 0.95 * whole
+
+    def test_four_calls_without_guidance_paint_what_is_asked_for(self):
+        pipe, names = LatentDiffusion.from_pretrained("pocket"), ("cat", "frog", "apple", "house", "star", "robot")
+        asked, calls = taught.asked(names), []
+        pipe.unet.register_forward_hook(lambda *call: calls.append(len(call[2])))
+        plain = sum(judge.score(pipe(asked, steps=4, guidance=1, seed=5, output="tensor"), asked))
+        pipe.load_lora("pocket-fast").merge()
+        calls.clear()
+        assert sum(judge.score(pipe(asked, steps=4, guidance=1, seed=5, output="tensor"), asked)) >= max(5, plain)
+        assert calls == [6, 6, 6, 6]
+
+    def test_an_unknown_name_is_told_which_ship(self):
+        pipe = LatentDiffusion.from_pretrained("pocket")
+        with pytest.raises(FileNotFoundError, match="no LoRA pocket-slow.*the name of one that ships: pocket-fast"):
+            pipe.load_lora("pocket-slow")
