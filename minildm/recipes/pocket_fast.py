@@ -2,8 +2,8 @@
 
 Two things cost calls. Guidance asks twice, with words and without; and a step must be small, because the way from
 noise to picture bends. A teacher, the pocket as it is, walks that way in twelve guided steps. A student learns to do
-three of them at once, without guidance: its one call leads straight to where the teacher arrived. What is learned is a
-LoRA, so the pocket itself stays as it is, and the file is small:
+three of them at once, without guidance: its one call leads straight to where the teacher arrived. It sees those paths
+alone that end well, by the judge. What is learned is a LoRA, so the pocket itself stays as it is, and the file is small:
 
     pipe = LatentDiffusion.from_pretrained("pocket")
     pipe.load_lora("pocket-fast").merge()
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minildm import data, samplers, storage
+from minildm import data, judge, likeness, samplers, storage
 from minildm.adapt import LoRA
 from minildm.adapt.lora import SHIPPED
 from minildm.data._cache import cached
@@ -66,6 +66,24 @@ def paths(model: str | Path, n: int, start: int = 0) -> dict[str, Tensor]:
         storage.write(folder / "paths.safetensors", found, {})
 
     return storage.read(cached("paths", key, build) / "paths.safetensors")[0]
+
+
+@torch.no_grad()
+def right(found: Mapping[str, Tensor], pipe: LatentDiffusion) -> dict[str, Tensor]:
+    """Those paths that end in a picture of what was asked for, drawn as it should be: by both eyes of `geneval`.
+
+    So the student need not learn its teacher's mistakes.
+    """
+    kept = []
+    for x, ids in zip(found["x"].split(BATCH), found["ids"].split(BATCH), strict=True):
+        said = [pipe.tokenizer.decode(one) for one in ids]
+        pictures = pipe.decode(x[:, -1].float().to(pipe.device)).cpu()
+        seen = judge.inspect(pictures)
+        alike = [max(shares, default=0) < likeness.ALIKE for shares in likeness.drawn_like(pictures, seen)]
+        faults = [judge.faults(objects, data.parse(text)) for objects, text in zip(seen, said, strict=True)]
+        kept += [good and not wrong for good, wrong in zip(alike, faults, strict=True)]
+    print(f"{sum(kept)} of {len(kept)} paths end in what was asked for", flush=True)
+    return {name: tensor[torch.tensor(kept)] for name, tensor in found.items()}
 
 
 def jumps(schedule: NoiseSchedule) -> list[tuple[int, int]]:
@@ -117,7 +135,7 @@ def run(
     """
     job = Job("pocket-fast", out, seed, resume, runs)
     pipe = LatentDiffusion.from_pretrained(model).to(best_device())
-    known, unseen = paths(model, PATHS), paths(model, UNSEEN, start=PATHS)
+    known, unseen = (right(some, pipe) for some in (paths(model, PATHS), paths(model, UNSEEN, start=PATHS)))
     unet = pipe.unet
     with seeded(seed):
         lora = LoRA(unet, RANK, layers=lambda name, layer: True)
@@ -135,7 +153,9 @@ def run(
     settings["decay"] = max(1, settings["steps"] // 2)
     history = train(unet, batches, loss, **settings, validate=validate, validate_every=425)
     how = dict(steps=CALLS, guidance=1)
-    record = job.record(history) | dict(model=checksum(model), paths=PATHS, batch=BATCH, lr=LR, rank=RANK, how=how)
+    record = job.record(history) | dict(
+        model=checksum(model), paths=len(known["x"]), batch=BATCH, lr=LR, rank=RANK, how=how
+    )
     record["measured"] = history.validation[-1][1]
     record["geneval"] = {
         language: pocket.geneval_summary(pipe, language, seeds=1, **how) for language in data.LANGUAGES
