@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from minildm import LatentDiffusion, judge, samplers, storage, weights
+from minildm import LatentDiffusion, data, judge, samplers, storage, weights
 from minildm.adapt.lora import SHIPPED
 from minildm.autoencoder import AutoencoderKL
 from minildm.data import heldout, prompts
@@ -26,6 +26,7 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setenv("MINILDM_CACHE", str(tmp_path / "cache"))
     for name, value in (("PATHS", 10), ("UNSEEN", 6), ("BATCH", 4), ("RANK", 2)):
         monkeypatch.setattr(pocket_fast, name, value)
+    monkeypatch.setattr(pocket_fast, "right", lambda found, pipe: found)
     monkeypatch.setattr(pocket, "geneval_summary", lambda pipe, language, seeds, **how: {language: how})
     tokenizer = train_tokenizer([text for language in ("en", "zh") for text in prompts(99, 1, language=language)], 400)
     with seeded(0):
@@ -77,6 +78,22 @@ def test_paths_are_what_the_teacher_does(tiny):
     again = pocket_fast.paths(tiny, 6, start=3)
     assert all(torch.equal(again[name], found[name]) for name in found)
     assert not torch.equal(pocket_fast.paths(tiny, 6)["x"], found["x"])
+
+
+def test_only_paths_that_end_well_are_kept(monkeypatch):
+    """Latents of real scenes as the ends of paths: of what was said, of something else, and of a smudge."""
+    pipe = LatentDiffusion.from_pretrained("pocket")
+    scenes = data.scene_arrays(8, 3, tasks=("one object", "colour", "position"), layout="grid")
+    said = [*scenes.captions, *scenes.captions[1:], scenes.captions[0]]
+    z = pipe.encode(list(scenes.images))
+    ends = torch.cat([z, z])
+    ends[-1] = 0
+    found = {"x": ends[:, None].half(), "ids": pipe.tokenizer(said)[0]}
+    monkeypatch.setattr(pocket_fast, "BATCH", 5)
+    kept = pocket_fast.right(found, pipe)
+    assert torch.equal(kept["x"], found["x"][:8]) and torch.equal(kept["ids"], found["ids"][:8])
+    with pytest.raises(ValueError, match="none of its paths"):
+        pocket_fast.right({name: tensor[8:] for name, tensor in found.items()}, pipe)
 
 
 def test_batches_lead_along_the_paths(tiny):

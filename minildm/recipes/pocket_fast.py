@@ -2,8 +2,8 @@
 
 Two things cost calls. Guidance asks twice, with words and without; and a step must be small, because the way from
 noise to picture bends. A teacher, the pocket as it is, walks that way in twelve guided steps. A student learns to do
-three of them at once, without guidance: its one call leads straight to where the teacher arrived. It sees those paths
-alone that end well, by the judge. What is learned is a LoRA, so the pocket itself stays as it is, and the file is small:
+three of them at once, without guidance: its one call leads straight to where the teacher arrived. It sees only paths
+that end well, by the judge. What is learned is a LoRA: the pocket itself stays as it is, and the file is small.
 
     pipe = LatentDiffusion.from_pretrained("pocket")
     pipe.load_lora("pocket-fast").merge()
@@ -83,6 +83,8 @@ def right(found: Mapping[str, Tensor], pipe: LatentDiffusion) -> dict[str, Tenso
         faults = [judge.faults(objects, data.parse(text)) for objects, text in zip(seen, said, strict=True)]
         kept += [good and not wrong for good, wrong in zip(alike, faults, strict=True)]
     print(f"{sum(kept)} of {len(kept)} paths end in what was asked for", flush=True)
+    if not any(kept):
+        raise ValueError("expected a teacher that paints what it is told; none of its paths ends in what was asked for")
     return {name: tensor[torch.tensor(kept)] for name, tensor in found.items()}
 
 

@@ -2,8 +2,8 @@
 and what is forgotten.
 
 LoRA, textual inversion and DreamBooth learn a thing that the pocket never saw from eight pictures; a ControlNet learns
-to follow masks; each is trained with three seeds. The table is minildm/weights/adapters.json, which lesson 10 reads.
-Some forty minutes on one idle core; what is finished is kept, so a run that was stopped goes on.
+to follow masks; each is trained with two seeds. The table is minildm/weights/adapters.json, which lesson 10 reads.
+Some half an hour on one idle core; what is finished is kept, so a run that was stopped goes on.
 """
 
 import base64
@@ -33,7 +33,7 @@ NEW_WORD, LIKE = f"<{newcomer.NAME}>", "frog"  # of textual inversion, and the n
 PRIOR, OTHERS = taught.NAMES[::2], taught.NAMES[1::2]  # what prior preservation rehearses, and what it does not
 SHOWN = OTHERS[::4]  # old things whose pictures are kept, none of them rehearsed
 UNTOLD = 16  # pictures of the prior that are painted without words
-RANK, SEEDS = 4, 3
+RANK, SEEDS = 4, 2
 MEASURED = 24  # pictures of the new thing
 
 
