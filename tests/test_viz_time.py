@@ -182,6 +182,12 @@ def test_a_slider_draws_at_once_and_again_with_what_was_chosen():
     assert drawn[1:] == [(300, "ddim"), (300, "heun")]
 
 
+def test_a_page_that_shows_no_widgets_says_what_a_slider_would_choose():
+    shown = viz.slider(lambda t, method: None, t=(0, 9), method=["ddim"])._repr_mimebundle_()
+    assert shown["text/plain"] == "run this cell to choose: t, method"
+    assert "application/vnd.jupyter.widget-view+json" in shown
+
+
 def test_a_slider_of_fractions():
     drawn = []
     (level, _) = viz.slider(lambda level: drawn.append(level), level=(0.0, 1.0, 0.25)).children

@@ -27,19 +27,20 @@ def u_2015(channels: tuple[int, ...] = (64, 128, 256, 512, 1024)) -> Figure:
         left, right = _places(level, bottom)
         _box(axis, left, -level, f"down[{level - 1}]" if level else "first", BLUE)
         if level:
-            arrow(axis, (_places(level - 1, bottom)[0], 1 - level - _TALL / 2), (left, -level + _TALL / 2))
+            aside = 0.3 if level == bottom else 0  # one arrow comes in there, another leaves
+            arrow(axis, (_places(level - 1, bottom)[0], 1 - level - _TALL / 2), (left - aside, -level + _TALL / 2))
             middle = (left + _places(level - 1, bottom)[0]) / 2
             axis.text(
                 middle - (0.3 if level < bottom else 0.7), 0.5 - level, "max pool", ha="right", va="center", fontsize=9
             )
         if level < bottom:
-            joint = right - _HALF - 0.75
+            joint = right - _HALF - 0.85
             _box(axis, right, -level, f"up[{level}]", GREEN)
-            axis.plot(joint, -level, "o", ms=15, mfc="white", mec="0.35", zorder=3)
+            axis.plot(joint, -level, "o", ms=23, mfc="white", mec="0.35", zorder=3)
             axis.text(joint, -level, "cat", ha="center", va="center", fontsize=9, zorder=4)
-            arrow(axis, (left + _HALF, -level), (joint - 0.2, -level), ORANGE, 2)
-            arrow(axis, (joint + 0.2, -level), (right - _HALF, -level))
-            below = _places(level + 1, bottom)[1]
+            arrow(axis, (left + _HALF, -level), (joint - 0.35, -level), ORANGE, 2)
+            arrow(axis, (joint + 0.35, -level), (right - _HALF, -level))
+            below = _places(level + 1, bottom)[1] + (0.3 if level + 1 == bottom else 0)
             arrow(axis, (below, -level - 1 + _TALL / 2), (joint, -level - 0.18), GREEN, 1.6)
             axis.text((below + joint) / 2 + 0.35, -level - 0.5, f"grow[{level}]", va="center", fontsize=9, color=GREEN)
     axis.text(_ACROSS / 2 - 0.6, 0.1, "skip", ha="center", va="bottom", fontsize=10, color="#9A6A00")

@@ -13,6 +13,8 @@ from minildm.images import to_pil
 from minildm.optional import require
 from minildm.pipeline import LatentDiffusion
 
+from ._time import panel
+
 
 def prompt_field(
     pipe: LatentDiffusion,
@@ -95,7 +97,8 @@ def prompt_field(
     if tries:
         try_out(tries[0])
     wrapped = widgets.Box(tries, layout={"flex_flow": "row wrap", "max_width": "760px"})
-    return widgets.VBox([widgets.HBox([text, number, button]), wrapped, picture, widgets.HBox([play, at]), said])
+    rows = [widgets.HBox([text, number, button]), wrapped, picture, widgets.HBox([play, at]), said]
+    return panel(rows, "type a prompt and watch it being painted")
 
 
 def _png(x: Tensor, size: int) -> bytes:

@@ -148,7 +148,17 @@ def slider(draw: Callable[..., object], **values: tuple | Iterable) -> Any:
         plt.show()
 
     controls = {name: control(name, value) for name, value in values.items()}
-    return widgets.VBox([*controls.values(), widgets.interactive_output(redraw, controls)])
+    return panel([*controls.values(), widgets.interactive_output(redraw, controls)], "choose: " + ", ".join(controls))
+
+
+def panel(children: list, what: str) -> Any:
+    """Widgets, one below the other. A page that shows no widgets shows a line instead: run this cell to …"""
+
+    class Panel(require("ipywidgets").VBox):
+        def __repr__(self):
+            return f"run this cell to {what}"
+
+    return Panel(children)
 
 
 def _titled(frame, line, names, scale):
