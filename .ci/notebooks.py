@@ -37,12 +37,27 @@ def run(path: Path) -> None:
         resources={"metadata": {"path": path.parent}},
         extra_arguments=["--log-level=ERROR"],  # else each kernel warns of local sockets on our terminal
     ).execute()
+    drop_bars(notebook)
     text = nbformat.writes(notebook)
     for complaint in complaints(notebook, text):
         raise ValueError(complaint)
     finished = path.with_name(f".{path.name}.new")
     finished.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
     finished.replace(path)
+
+
+def drop_bars(notebook) -> None:
+    """Forget progress bars: what is kept of one is a moment when it was not yet full."""
+    view = "application/vnd.jupyter.widget-view+json"
+
+    def bar(data):
+        return view in data and re.search(r"\d%\|", data.get("text/plain", ""))
+
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in codes:
+        cell.outputs = [output for output in cell.outputs if not bar(output.get("data", {}))]
+    if not any(view in output.get("data", {}) for cell in codes for output in cell.outputs):
+        notebook.metadata.pop("widgets", None)
 
 
 def complaints(notebook, text: str):

@@ -120,7 +120,8 @@ def strips(
     captions = [_wrapped(one, size) for one in captions or ()]
     lines = max((one.count("\n") + 1 for one in captions), default=0)
     if captions:
-        axes[0].set_xticks((np.arange(len(captions)) + 0.5) * w - 0.5, captions, fontsize=SMALL, linespacing=1.0)
+        where = (np.arange(len(captions)) + 0.5) * w - 0.5
+        axes[0].set_xticks(where, captions, fontsize=SMALL, linespacing=1.0, va="baseline")
         axes[0].tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
     names = max(axis.yaxis.label.get_window_extent().width for axis in axes) / figure.dpi
     left, above, gap = names + 0.1, 0.3 * bool(title) + 0.14 * lines + 0.08, 0.03
