@@ -1,12 +1,9 @@
 """The recipe that distils the pocket: what the teacher shows, what the student learns, and what ships."""
 
-import json
-
 import pytest
 import torch
 
-from minildm import LatentDiffusion, data, judge, samplers, storage, weights
-from minildm.adapt.lora import SHIPPED
+from minildm import LatentDiffusion, data, judge, samplers, weights
 from minildm.autoencoder import AutoencoderKL
 from minildm.data import heldout, prompts
 from minildm.denoiser import Denoiser
@@ -114,7 +111,7 @@ def test_batches_lead_along_the_paths(tiny):
 
 def test_a_student_is_a_lora_of_its_teacher(tiny, tmp_path, capsys):
     path = pocket_fast.run(tmp_path / "fast.safetensors", model=tiny, steps=30, seed=1)
-    record = json.loads(storage.read_metadata(path)["record"])
+    record = pocket_fast.record(path)
     assert record["recipe"] == "pocket-fast" and record["seed"] == 1 and record["steps"] == 30
     assert record["model"] == adapters.checksum(tiny) and record["how"] == {"steps": 4, "guidance": 1}
     assert record["geneval"]["zh"] == {"zh": {"steps": 4, "guidance": 1}}
@@ -132,13 +129,13 @@ def test_a_student_is_a_lora_of_its_teacher(tiny, tmp_path, capsys):
 
 class TestWhatShips:
     def test_it_is_for_the_pocket_that_ships(self):
-        record = json.loads(storage.read_metadata(SHIPPED / "pocket-fast.safetensors")["record"])
+        record = pocket_fast.record()
         assert record["model"] == adapters.checksum("pocket"), "the pocket is another one: minildm train pocket-fast"
-        assert (SHIPPED / "pocket-fast.safetensors").stat().st_size < 4e6
+        assert pocket_fast.PLACE.stat().st_size < 4e6
 
     def test_its_strict_score_is_near_the_teachers(self):
         """By the records, of 600 fresh pictures each; the teacher's of 42 calls, its own of 4."""
-        fast = json.loads(storage.read_metadata(SHIPPED / "pocket-fast.safetensors")["record"])["geneval"]
+        fast = pocket_fast.record()["geneval"]
         teacher = weights.record("pocket")["geneval"]
         for language in ("en", "zh"):
             own, whole = (some[language]["train"]["overall"]["strict"]["value"] for some in (fast, teacher))

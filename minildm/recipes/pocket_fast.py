@@ -13,9 +13,11 @@ Sources: Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusi
 Distillation of Guided Diffusion Models" (2023); as a LoRA: Luo et al., "LCM-LoRA" (2023).
 """
 
+import json
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +40,7 @@ CALLS, PARTS = 4, 3  # of the student; and into how many guided steps the teache
 SHARES = (0.35, 0.3, 0.2, 0.15)
 PATHS, UNSEEN = 9_000, 300  # of the teacher, to learn from, and to measure on
 STEPS, BATCH, LR, RANK = 1_700, 64, 1e-3, 20
+PLACE = SHIPPED / "pocket-fast.safetensors"
 SEED = 9  # of the prompts; noise is counted on from SEED * 1,000,000
 
 
@@ -66,6 +69,11 @@ def paths(model: str | Path, n: int, start: int = 0) -> dict[str, Tensor]:
         storage.write(folder / "paths.safetensors", found, {})
 
     return storage.read(cached("paths", key, build) / "paths.safetensors")[0]
+
+
+def record(path: Path = PLACE) -> dict[str, Any]:
+    """How a LoRA of this recipe was made, and how it scores: "geneval" by language and split, as `Report.summary`."""
+    return json.loads(storage.read_metadata(path)["record"])
 
 
 @torch.no_grad()
@@ -162,6 +170,6 @@ def run(
     record["geneval"] = {
         language: pocket.geneval_summary(pipe, language, seeds=1, **how) for language in data.LANGUAGES
     }
-    path = lora.save(out or SHIPPED / "pocket-fast.safetensors", dtype=torch.float16, **record)
+    path = lora.save(out or PLACE, dtype=torch.float16, **record)
     job.end()
     return path
