@@ -27,6 +27,7 @@ from minildm import data, judge, likeness, samplers, storage
 from minildm.adapt import LoRA
 from minildm.adapt.lora import SHIPPED
 from minildm.data._cache import cached
+from minildm.denoiser import schedule_of
 from minildm.losses import denoising_error
 from minildm.pipeline import LatentDiffusion
 from minildm.recipes import RUNS, Job, pocket
@@ -132,11 +133,9 @@ class Batches:
         return {"x_0": x_0, "eps": eps, "t": torch.full((n,), t), "ids": self.ids[at]}
 
 
-def jump_loss(
-    model: Callable[..., Tensor], batch: Mapping[str, Tensor], schedule: NoiseSchedule | None = None
-) -> Tensor:
-    """`denoising_loss`, times the weight of each sample's call. -> scalar"""
-    schedule = schedule or model.schedule
+def jump_loss(model: Callable[..., Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+    """`denoising_loss`, with each sample's error times the weight of its call. -> scalar"""
+    schedule = schedule_of(model)
     weights = {t: weight for (t, _), weight in zip(jumps(schedule), WEIGHTS, strict=True)}
     each = torch.tensor([weights[t] for t in batch["t"].tolist()])
     error = denoising_error(model, batch, schedule)
