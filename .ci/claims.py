@@ -56,11 +56,11 @@ times are recorded steps, times CPU seconds a step measured live. Where another 
 **Units.** Dice and border F1 run from 0 to 1, higher is better. Error of v is a mean square, lower is better. Kernel
 distance is from a set of pictures to real ones, lower is better.
 
-**Intervals.** Brackets are 95 % intervals, but for C07, C17 and C18, where they are the lowest and the highest of three
-or four runs. ± is two things. In C02, C04 and C13 it is ± SD of three seeds, the standard deviation of what three
-trainings gave: it says how far single runs differ, and is no interval of their mean. In C06, C08, C19, C20 and C23 it
-is one standard error; a 95 % interval is about twice as wide. C01 holds means of three seeds, and a figure in its
-notebook shows each seed; the two shares of C18 are of 64 pairs each, and no interval was computed for them.
+**Intervals.** Brackets are 95 % intervals, but for C06, C07, C17 and C18, where they are the lowest and the highest of
+three or four runs. ± is two things. In C02, C04 and C13 it is ± SD of three seeds, the standard deviation of what three
+trainings gave: it says how far single runs differ, and is no interval of their mean. In C08, C19, C20 and C23 it is one
+standard error; a 95 % interval is about twice as wide. C01 holds means of three seeds, and a figure in its notebook
+shows each seed; the two shares of C18 are of 64 pairs each, and no interval was computed for them.
 """
 
 

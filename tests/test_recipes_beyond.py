@@ -98,8 +98,8 @@ def test_reflow_trains_each_picture_with_its_own_noise(monkeypatch):
 
 @pytest.fixture
 def few(monkeypatch):
-    """Few pictures, few measurements."""
-    for name, value in dict(SAMPLES=8, PAIRS=8).items():
+    """Few pictures, few measurements, two seeds."""
+    for name, value in dict(SAMPLES=8, PAIRS=8, SEEDS=2, DIT_STEPS=1200).items():
         monkeypatch.setattr(beyond, name, value)
     monkeypatch.setattr(beyond, "CELLS", [("diffusion", "ddim", 1), ("reflow", "euler", 2), ("reflow", "euler", 1)])
 
@@ -109,21 +109,32 @@ def test_beyond_writes_four_checkpoints_with_their_records(tmp_path, few):
     assert path.name == "beyond-dit.safetensors"
     found = {arm: weights.record(tmp_path / f"beyond-{arm}.safetensors") for arm in beyond.ARMS}
     assert {arm: found[arm]["steps"] for arm in beyond.ARMS} == {"diffusion": 2, "flow": 2, "reflow": 1, "dit": 4}
-    assert [row["calls"] for row in found["reflow"]["table"]] == [2, 1]
-    assert [row["calls"] for row in found["diffusion"]["table"]] == [1] and found["dit"]["table"] == []
+    assert [(row["calls"], row["seed"]) for row in found["reflow"]["table"]] == [(2, 0), (1, 0), (2, 1), (1, 1)]
+    assert [row["seed"] for row in found["diffusion"]["table"]] == [0, 1] and found["dit"]["table"] == []
     assert all(len(row["hits"]) == 8 for row in found["reflow"]["table"])
+    assert [[at for at, _ in curve] for curve in found["dit"]["curves"].values()] == 2 * [[1, 2, 3, 4]]
     assert type(weights.load(tmp_path / "beyond-dit.safetensors")).__name__ == "DiT"
-    assert sorted(file.suffix for file in (tmp_path / "runs").rglob("*.*")) == 3 * [".json"]
+    assert sorted(file.suffix for file in (tmp_path / "runs").rglob("*.*")) == 6 * [".json"]
     file = tmp_path / "runs" / "beyond" / "diffusion-ddim-1-0-2.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"away": 7}))
     beyond.run(tmp_path, steps=2)
-    assert weights.record(tmp_path / "beyond-diffusion.safetensors")["table"][0]["away"] == 7  # measured once
+    first, second = weights.record(tmp_path / "beyond-diffusion.safetensors")["table"]
+    assert first["away"] == 7 != second["away"]  # measured once
 
 
-def test_shipped_records_hold_every_measurement():
+def test_the_file_holds_the_weights_of_the_first_seed(tmp_path, few):
+    beyond.run(tmp_path, steps=1, seed=3)
+    kept, x_T = weights.load(tmp_path / "beyond-diffusion.safetensors"), beyond.start(8)
+    first, second = weights.record(tmp_path / "beyond-diffusion.safetensors")["table"]
+    assert (first["seed"], second["seed"]) == (3, 4)
+    seen = beyond.look(beyond.draw(kept, x_T, "ddim", 1))
+    assert seen["away"] == pytest.approx(first["away"], rel=1e-5) != pytest.approx(second["away"], rel=1e-5)
+
+
+def test_shipped_records_hold_every_measurement_of_every_seed():
     found = [weights.record(f"beyond-{arm}") for arm in beyond.ARMS]
-    rows = [(row["arm"], row["solver"], row["calls"]) for record in found for row in record["table"]]
-    assert sorted(rows) == sorted(beyond.CELLS)
+    rows = [(row["arm"], row["solver"], row["calls"], row["seed"]) for record in found for row in record["table"]]
+    assert sorted(rows) == sorted((*cell, seed) for cell in beyond.CELLS for seed in range(beyond.SEEDS))
     assert [record["recipe"] for record in found] == 4 * ["beyond"]
     assert [record["steps"] for record in found] == [beyond.STEPS, beyond.STEPS, beyond.REFLOW_STEPS, beyond.DIT_STEPS]
     assert sum((weights.FOLDER / f"beyond-{arm}.safetensors").stat().st_size for arm in beyond.ARMS) < 1.2e6

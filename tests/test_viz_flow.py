@@ -47,6 +47,11 @@ def test_a_line_has_its_points_its_band_and_its_name_in_all_panels():
     assert [axis.get_xlabel() for axis in both] == ["steps", "seconds"]
 
 
+def test_a_band_may_be_wider_on_one_side():
+    (axis,) = viz.over_calls({"one": {"a": [(1, 0.5, 0.2, 0.1), (8, 0.6, 0.3, 0.05)]}}).axes
+    assert axis.collections[0].get_datalim(axis.transData).intervaly == pytest.approx([0.3, 0.65])
+
+
 @pytest.mark.parametrize("panels", [{}, {"one": {}}, {"one": {"a": []}}])
 def test_lines_without_points_are_refused(panels):
     with pytest.raises(ValueError, match="lines with points"):

@@ -50,7 +50,7 @@ def plane_paths(
     return figure
 
 
-Place = tuple[float, float, float]  # x, y, and how much y may be off
+Place = tuple[float, ...]  # x, y, and how much y may be off: up and down alike, or down, then up
 
 
 def over_calls(
@@ -62,8 +62,9 @@ def over_calls(
 ) -> Figure:
     """Quality over the number of calls, or over anything else, a panel for each measure; returns the figure.
 
-    panels: {title of the panel: {name of the line: [(x, y, error), ...]}}; error is drawn as a band around y. A name
-        has the same colour in all panels, and stands at the right end of its line.
+    panels: {title of the panel: {name of the line: [(x, y, error), ...]}}; error is drawn as a band around y, and
+        (x, y, below, above) as one that is not as wide on both sides. A name has the same colour in all panels, and
+        stands at the right end of its line.
     ylabels: one for each panel.  xlabel: one for all, or one for each.
     xticks: on a logarithmic axis; None: a linear axis.
     Raises ValueError for no panel, and for lines without points.
@@ -78,9 +79,9 @@ def over_calls(
     )
     for k, (axis, (name, panel)) in enumerate(zip(axes[0], panels.items(), strict=True)):
         for label, line in panel.items():
-            (x, y, off), (colour, mark) = np.array(sorted(line), float).T, look[label]
+            (x, y, *off), (colour, mark) = np.array(sorted(line), float).T, look[label]
             axis.plot(x, y, "-", marker=mark, ms=5, color=colour)
-            axis.fill_between(x, y - off, y + off, color=colour, alpha=0.15, lw=0)
+            axis.fill_between(x, y - off[0], y + off[-1], color=colour, alpha=0.15, lw=0)
         if xticks is not None:
             axis.set_xscale("log")
             axis.set_xticks(xticks, [f"{x:g}" for x in xticks])
