@@ -5,6 +5,6 @@ solutions and hidden tests, lie in a checkout of the course alone (`notebooks/ho
 """
 
 from ._course import assignments, course, release, wheel
-from ._feedback import feedback_preprocessors
+from ._feedback import feedback_preprocessors, release_preprocessors
 
-__all__ = ["assignments", "course", "feedback_preprocessors", "release", "wheel"]
+__all__ = ["assignments", "course", "feedback_preprocessors", "release", "release_preprocessors", "wheel"]

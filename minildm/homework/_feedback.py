@@ -1,4 +1,4 @@
-"""Feedback of nbgrader without the hidden tests: what is in `nbgrader_config.py` as feedback's preprocessors."""
+"""What nbgrader shows to students, in notebooks and in feedback: the preprocessors in `nbgrader_config.py`."""
 
 import re
 from collections.abc import Iterable
@@ -28,6 +28,27 @@ def feedback_preprocessors() -> list[type]:
             return cell, resources
 
     return [preprocessors.GetGrades, HideHiddenTests, from_nbconvert.CSSHTMLHeaderPreprocessor]
+
+
+def release_preprocessors() -> list[type]:
+    """The preprocessors of `nbgrader generate_assignment`: its own, and one that ends each cell with its last line.
+
+    nbgrader takes hidden tests out, and leaves the empty lines before them. The cell in the gradebook stays whole.
+    Raises ImportError where nbgrader is missing.
+    """
+    preprocessors = require("nbgrader.preprocessors", extra="homework")
+    assignment = require("nbgrader.converters", extra="homework").GenerateAssignment
+
+    class EndWithTheLastLine(preprocessors.NbGraderPreprocessor):
+        """Takes empty lines from the end of each cell; before the checksum of what is handed out is computed."""
+
+        def preprocess_cell(self, cell: Any, resources: Any, cell_index: int) -> tuple[Any, Any]:
+            cell.source = cell.source.rstrip()
+            return cell, resources
+
+    own = list(assignment.preprocessors.make_dynamic_default())
+    place = own.index(preprocessors.ClearHiddenTests) + 1
+    return [*own[:place], EndWithTheLastLine, *own[place:]]
 
 
 def mask(cell: Any) -> None:

@@ -1,6 +1,6 @@
 """Settings of nbgrader for the homework of minildm. `nbgrader` reads this file in the folder it is started in."""
 
-from minildm.homework import feedback_preprocessors
+from minildm.homework import feedback_preprocessors, release_preprocessors
 
 c = get_config()  # noqa: F821 (nbgrader defines it)
 
@@ -15,12 +15,16 @@ c.FileNameCollectorPlugin.named_regexp = (
     r".*[/\\](?P<student_id>[^/\\]+)_\d+_assignsubmission_file[_/\\]+"
     r"(?:\d_\w+[/\\])*(?P<file_id>.+)"
 )
-# By default nothing but notebooks is collected. A project reads pictures, and their captions, when it is graded.
+# By default nothing but notebooks is collected. A project reads pictures, and their captions, when it is graded. Its
+# report opens painters, saved as folders of .json and .safetensors.
 c.FileNameCollectorPlugin.valid_ext = [".ipynb", ".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".txt", ".csv"]
+c.FileNameCollectorPlugin.valid_ext += [".json", ".safetensors"]
 
 # What stands in a student's notebook in place of a solution.
 c.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("write it here")'}
 c.ClearSolutions.text_stub = "*Write your answer here.*"
+# Where hidden tests are taken out of a cell, the empty lines before them go, too.
+c.GenerateAssignment.preprocessors = release_preprocessors()
 
 # Students' programs run with these limits, in seconds. A cell that takes longer is interrupted and earns nothing.
 c.Execute.timeout = 600
