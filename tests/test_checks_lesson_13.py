@@ -39,6 +39,8 @@ def test_jump_pair_right(answer):
         (lambda x, y, a, s, b, r: (r * x - s * y, a * y - b * x), "not divided"),
         (lambda x, y, a, s, b, r: solved(y, x, a, s, b, r), "mixed up"),
         (lambda x, y, a, s, b, r: (y, (x - a * y) / s), "no picture yet"),
+        (lambda x, y, a, s, b, r: ((x - s / r * y) / (a - s / r * b), y), "s_next at the clean end"),
+        (lambda x, y, a, s, b, r: (x, (y - b / a * x) / (r - b / a * s)), "a is 0 where all is noise"),
     ],
 )
 def test_jump_pair_wrong(answer, hint):

@@ -80,10 +80,14 @@ def jump_pair() -> Exercise:
 
     def case(seed, shape, now, then):
         x_t, x_next = torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        return x_t, x_next, *(share for t in (now, then) for share in (math.cos(t), math.sin(t)))
+        return x_t, x_next, *now, *then
 
-    half = math.pi / 2
-    cases = [case(1, (1, 2, 3, 2), 1.2, 0.5), case(2, (3, 1, 2, 4), half, 1.1), case(3, (2, 3, 1, 5), 0.7, 0.0)]
+    def shares(angle):
+        return math.cos(angle), math.sin(angle)
+
+    all_noise, all_signal = (0.0, 1.0), (1.0, 0.0)
+    cases = [case(1, (1, 2, 3, 2), shares(1.2), shares(0.5)), case(2, (3, 1, 2, 4), all_noise, shares(1.1))]
+    cases.append(case(3, (2, 3, 1, 5), shares(0.7), all_signal))
 
     def pair(sign=1, picture=1, noise=1, area=lambda a, s, b, r: a * r - s * b):
         def solve(x_t, x_next, a, s, a_next, s_next):
@@ -118,8 +122,8 @@ def jump_pair() -> Exercise:
             (x_t - a * x_next) / s,
         ),
     }
-    errors = {"division by zero": "a is 0 at the noisiest timestep: divide by a s_next - s a_next alone"}
-    return Exercise(pair(), cases, mistakes, errors=errors)
+    zero = "a is 0 where all is noise, s_next at the clean end: divide by a s_next - s a_next alone"
+    return Exercise(pair(), cases, mistakes, errors={"division by zero": zero})
 
 
 @exercise
