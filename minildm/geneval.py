@@ -240,7 +240,20 @@ def is_right(one: Picture) -> bool:
 
 def is_right_and_alike(one: Picture) -> bool:
     """Whether it is right, and each object is drawn like itself: what `Report.strict` counts."""
-    return not one.faults and all(share < likeness.ALIKE for share in one.unexplained)
+    return _by_both_eyes(one.faults, one.unexplained)
+
+
+def right_and_alike(images: Images, prompts: Sequence[Prompt]) -> list[bool]:
+    """Whether each picture is right and drawn as it should be, as `is_right_and_alike` has it.  images: 64×64."""
+    seen = _looked_at(images, None)
+    return [
+        _by_both_eyes(judge.faults(objects, prompt), shares)
+        for (objects, shares), prompt in zip(seen, prompts, strict=True)
+    ]
+
+
+def _by_both_eyes(faults, unexplained):
+    return not faults and all(share < likeness.ALIKE for share in unexplained)
 
 
 def _right_by_geneval(one: Picture) -> bool:

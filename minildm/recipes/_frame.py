@@ -81,6 +81,11 @@ def measured_once(path: Path, measure: Callable[[], dict], resume: bool) -> dict
     return found
 
 
+def checksum(model: str | Path) -> str:
+    """Of the denoiser of a pipeline, by its name or folder: what was adapted, and whether it is still that one."""
+    return weights.checksum(Path(model) / "unet.safetensors" if Path(model).is_dir() else model)
+
+
 def first_process() -> bool:
     """False in all processes of `accelerate launch` but the first: what needs to be done once is left to that one."""
     return int(os.environ.get("RANK", "0")) == 0

@@ -163,6 +163,11 @@ def fit(
         both.hook.remove()
 
 
+def in_bfloat16(pipe: LatentDiffusion) -> torch.autocast:
+    """Inside, a pipeline paints in bfloat16 where that is fast, as the U-Net was trained."""
+    return torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast_bfloat16(pipe.device))
+
+
 @torch.no_grad()
 def error(model: Denoiser, batches: Batches, encoder: TextEncoder, n: int = 1000, seed: int = 0) -> float:
     """The mean squared error of v over n draws of scenes, timesteps and noise."""
@@ -199,7 +204,7 @@ def repainted(pipe: LatentDiffusion, n: int, seed: int = REPAINTED_SEED) -> tupl
         said = [data.caption(prompt, str(dice.choice(data.LANGUAGES)), dice.random) for prompt in scenes.prompts]
         pictures.append(torch.from_numpy(scenes.images).movedim(-1, 1))
         x = to_unit(pictures[-1])
-        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast_bfloat16(pipe.device)):
+        with in_bfloat16(pipe):
             *_, last = pipe.steps(said, image=x, strength=dice.uniform(*STRENGTHS), steps=14, seed=start)
             errors.append((last.x_t - pipe.encode(x)).half().cpu())
     return torch.cat(pictures), torch.cat(errors)
@@ -278,7 +283,7 @@ def geneval_summary(
     """
 
     def paint(*asked, **how) -> Tensor:
-        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast_bfloat16(pipe.device)):
+        with in_bfloat16(pipe):
             pictures = pipe(*asked, **how)
         if pictures.shape[-1] == SIZE:
             return pictures

@@ -23,16 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minildm import data, judge, likeness, samplers, storage
+from minildm import data, geneval, samplers, storage, weights
 from minildm.adapt import LoRA
 from minildm.adapt.lora import SHIPPED
 from minildm.data._cache import cached
 from minildm.denoiser import schedule_of
 from minildm.losses import denoising_error
 from minildm.pipeline import LatentDiffusion
-from minildm.recipes import RUNS, Job, pocket
-from minildm.recipes.studies.adapters import checksum
-from minildm.samplers.loop import CLEAN
+from minildm.recipes import RUNS, Job, checksum, pocket
+from minildm.samplers.loop import Level, levels
 from minildm.schedule import NoiseSchedule
 from minildm.tensors import best_device, fast_bfloat16, seeded
 from minildm.training import train
@@ -50,10 +49,12 @@ SEED = 9  # of the prompts; noise is counted on from SEED * 1,000,000
 def paths(model: str | Path, n: int, start: int = 0) -> dict[str, Tensor]:
     """Where the teacher is before each of the CALLS, and at the end, on its way from noise to n pictures.
 
-    Prompts are of all tasks and in both languages, none of them held out. Computed once, and kept in the cache folder.
-    -> "x" (n, CALLS + 1, c, h, w) float16, "ids" (n, length): what was to be painted
+    Only paths that end well are kept, see `right`. Prompts are of all tasks and in both languages, none of them held
+    out. Computed once, and kept in the cache folder.
+    -> "x" (up to n, CALLS + 1, c, h, w) float16, "ids" (as many, length): what was to be painted
     """
-    key = dict(model=checksum(model), n=n, start=start, calls=CALLS, parts=PARTS, seed=SEED, version=1)
+    key = dict(model=checksum(model), n=n, start=start, calls=CALLS, parts=PARTS, seed=SEED, version=2)
+    key["judge"] = weights.checksum("scenes-judge")
 
     def build(folder: Path) -> None:
         pipe = LatentDiffusion.from_pretrained(model).to(best_device())
@@ -65,11 +66,11 @@ def paths(model: str | Path, n: int, start: int = 0) -> dict[str, Tensor]:
             said += data.prompts(1, int(dice.integers(2**31)), tasks=str(task), language=language)
         for at in range(0, n, BATCH):
             seeds = [SEED * 1_000_000 + start + i for i in range(at, min(at + BATCH, n))]
-            with torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast_bfloat16(pipe.device)):
+            with pocket.in_bfloat16(pipe):
                 states = [step.x_t for step in pipe.steps(said[at : at + BATCH], steps=CALLS * PARTS, seed=seeds)]
             x.append(torch.stack(states[::PARTS], dim=1).half().cpu())
         found = {"x": torch.cat(x), "ids": pipe.tokenizer(said)[0]}
-        storage.write(folder / "paths.safetensors", found, {})
+        storage.write(folder / "paths.safetensors", right(found, pipe), {})
 
     return storage.read(cached("paths", key, build) / "paths.safetensors")[0]
 
@@ -89,30 +90,25 @@ def right(found: Mapping[str, Tensor], pipe: LatentDiffusion) -> dict[str, Tenso
     for x, ids in zip(found["x"].split(BATCH), found["ids"].split(BATCH), strict=True):
         said = [pipe.tokenizer.decode(one) for one in ids]
         pictures = pipe.decode(x[:, -1].float().to(pipe.device)).cpu()
-        seen = judge.inspect(pictures)
-        alike = [max(shares, default=0) < likeness.ALIKE for shares in likeness.drawn_like(pictures, seen)]
-        faults = [judge.faults(objects, data.parse(text)) for objects, text in zip(seen, said, strict=True)]
-        kept += [good and not wrong for good, wrong in zip(alike, faults, strict=True)]
+        kept += geneval.right_and_alike(pictures, [data.parse(text) for text in said])
     print(f"{sum(kept)} of {len(kept)} paths end in what was asked for", flush=True)
     if not any(kept):
         raise ValueError("expected a teacher that paints what it is told; none of its paths ends in what was asked for")
     return {name: tensor[torch.tensor(kept)] for name, tensor in found.items()}
 
 
-def jumps(schedule: NoiseSchedule) -> list[tuple[int, int]]:
-    """From which timestep to which each call of the student leads: 999 to 749, ..., 249 to the clean picture."""
-    return list(pairwise([*samplers.timesteps(schedule, CALLS), CLEAN]))
+def jumps(schedule: NoiseSchedule) -> list[tuple[Level, Level]]:
+    """From where to where each call of the student leads: t = 999 to 749, ..., 249 to the clean picture."""
+    return list(pairwise(levels(schedule, samplers.timesteps(schedule, CALLS))))
 
 
-def pair(x_t: Tensor, x_next: Tensor, schedule: NoiseSchedule, t: int, t_next: int) -> tuple[Tensor, Tensor]:
-    """The picture and the noise that mix to x_t at t, and to x_next at t_next: two equations with two unknowns.
+def pair(x_t: Tensor, x_next: Tensor, now: Level, then: Level) -> tuple[Tensor, Tensor]:
+    """The picture and the noise that mix to x_t now, and to x_next then: two equations with two unknowns.
 
-    A network that answers with them at t leads from x_t to x_next in one step of DDIM. t_next: -1 for the clean end.
+    A network that answers with them leads from x_t to x_next in one step of DDIM.
     """
-    a, s = schedule.signal[t].item(), schedule.noise[t].item()
-    a_next, s_next = (1.0, 0.0) if t_next == CLEAN else (schedule.signal[t_next].item(), schedule.noise[t_next].item())
-    area = a * s_next - s * a_next
-    return (s_next * x_t - s * x_next) / area, (a * x_next - a_next * x_t) / area
+    area = now.a * then.s - now.s * then.a
+    return (then.s * x_t - now.s * x_next) / area, (now.a * x_next - then.a * x_t) / area
 
 
 class Batches:
@@ -122,22 +118,22 @@ class Batches:
     """
 
     def __init__(self, found: Mapping[str, Tensor], schedule: NoiseSchedule):
-        self.x, self.ids, self.schedule = found["x"], found["ids"], schedule
+        self.x, self.ids = found["x"], found["ids"]
         self.jumps, self.shares = jumps(schedule), torch.tensor(SHARES)
 
     def __call__(self, generator: torch.Generator, n: int) -> dict[str, Tensor]:
         at = torch.randint(len(self.x), (n,), generator=generator)
         call = int(torch.multinomial(self.shares, 1, generator=generator))
-        t, t_next = self.jumps[call]
-        x_0, eps = pair(self.x[at, call].float(), self.x[at, call + 1].float(), self.schedule, t, t_next)
-        return {"x_0": x_0, "eps": eps, "t": torch.full((n,), t), "ids": self.ids[at]}
+        now, then = self.jumps[call]
+        x_0, eps = pair(self.x[at, call].float(), self.x[at, call + 1].float(), now, then)
+        return {"x_0": x_0, "eps": eps, "t": torch.full((n,), now.t), "ids": self.ids[at]}
 
 
 def jump_loss(model: Callable[..., Tensor], batch: Mapping[str, Tensor]) -> Tensor:
     """`denoising_loss`, with each sample's error times the weight of its call. -> scalar"""
     schedule = schedule_of(model)
-    weights = {t: weight for (t, _), weight in zip(jumps(schedule), WEIGHTS, strict=True)}
-    each = torch.tensor([weights[t] for t in batch["t"].tolist()])
+    weight = {now.t: weight for (now, _), weight in zip(jumps(schedule), WEIGHTS, strict=True)}
+    each = torch.tensor([weight[t] for t in batch["t"].tolist()])
     error = denoising_error(model, batch, schedule)
     return (error * each.to(error)).mean()
 
@@ -157,7 +153,7 @@ def run(
     """
     job = Job("pocket-fast", out, seed, resume, runs)
     pipe = LatentDiffusion.from_pretrained(model).to(best_device())
-    known, unseen = (right(some, pipe) for some in (paths(model, PATHS), paths(model, UNSEEN, start=PATHS)))
+    known, unseen = paths(model, PATHS), paths(model, UNSEEN, start=PATHS)
     unet = pipe.unet
     with seeded(seed):
         lora = LoRA(unet, RANK, layers=lambda name, layer: True)

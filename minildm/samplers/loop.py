@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from itertools import pairwise
 from typing import NamedTuple
@@ -85,8 +85,8 @@ def sampler(rule: Callable[..., Update]) -> Sampler:
         check_clip(clip)
         if not callable(denoise):
             raise ValueError(f"expected a denoiser, callable as (x_t, t) -> prediction, got {type(denoise).__name__}")
-        levels = _levels(schedule, _path(schedule, x_T, steps, timesteps, spacing), options.get("ends_clean", True))
-        return _walk(update, denoise, schedule, x_T, levels, generator, clip)
+        way = levels(schedule, _path(schedule, x_T, steps, timesteps, spacing), options.get("ends_clean", True))
+        return _walk(update, denoise, schedule, x_T, way, generator, clip)
 
     shared = [p for p in inspect.signature(sample, follow_wrapped=False).parameters.values() if p.name != "options"]
     own = inspect.signature(rule).parameters.values()
@@ -163,12 +163,12 @@ def _walk(update, denoise, schedule, x_T, levels, generator, clip):
     yield Step(CLEAN, *(part.to(x_T.dtype) for part in (x_t, x_t, eps_hat)))
 
 
-def _levels(schedule, path, ends_clean):
-    """The places on the way, with the end."""
-    levels = [Level(t, schedule.signal[t].item(), schedule.noise[t].item()) for t in path]
+def levels(schedule: NoiseSchedule, path: Sequence[int], ends_clean: bool = True) -> list[Level]:
+    """The places on the way through some timesteps, with the end."""
+    found = [Level(t, schedule.signal[t].item(), schedule.noise[t].item()) for t in path]
     if ends_clean:
-        return [*levels, Level(CLEAN, 1.0, 0.0)]
-    before = levels[:-1] if path[-1] == 0 and len(path) > 1 else levels
+        return [*found, Level(CLEAN, 1.0, 0.0)]
+    before = found[:-1] if path[-1] == 0 and len(path) > 1 else found
     return [*before, Level(CLEAN, schedule.signal[0].item(), schedule.noise[0].item())]
 
 

@@ -23,7 +23,7 @@ from minildm import geneval, images, storage, weights
 from minildm.adapt import Examples, LoRA, NewWord, WithPrior, dreambooth_loss, networks, prior_pictures
 from minildm.data import newcomer
 from minildm.pipeline import LatentDiffusion
-from minildm.recipes import RUNS, measured_once, provenance, taught
+from minildm.recipes import RUNS, checksum, measured_once, provenance, taught
 from minildm.recipes.studies import mask_to_scene
 from minildm.tensors import count_parameters, seeded
 from minildm.training import train
@@ -171,12 +171,6 @@ def interval(share: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of n pictures."""
     found = geneval.interval([np.arange(n)[:, None] < round(share * n)])
     return found.low, found.high
-
-
-def checksum(model: str | Path = "pocket") -> str:
-    """Of the denoiser of a pipeline: what was adapted, and whether it is still that one."""
-    folder = Path(model) if Path(model).is_dir() else weights.FOLDER / str(model)
-    return storage.read_metadata(folder / "unet.safetensors")["checksum"]
 
 
 def run(
