@@ -243,13 +243,17 @@ def is_right_and_alike(one: Picture) -> bool:
     return _by_both_eyes(one.faults, one.unexplained)
 
 
-def right_and_alike(images: Images, prompts: Sequence[Prompt]) -> list[bool]:
-    """Whether each picture is right and drawn as it should be, as `is_right_and_alike` has it.  images: 64×64."""
+def quality(images: Images, prompts: Sequence[Prompt]) -> np.ndarray:
+    """By both eyes: 0 for a picture that is not `is_right_and_alike`, else the share of its worst object that is
+    explained, from 1 - likeness.ALIKE to 1. -> (n,)  images: 64×64.
+    """
     seen = _looked_at(images, None)
-    return [
-        _by_both_eyes(judge.faults(objects, prompt), shares)
-        for (objects, shares), prompt in zip(seen, prompts, strict=True)
-    ]
+    return np.array(
+        [
+            1 - max(shares, default=0.0) if _by_both_eyes(judge.faults(objects, prompt), shares) else 0.0
+            for (objects, shares), prompt in zip(seen, prompts, strict=True)
+        ]
+    )
 
 
 def _by_both_eyes(faults, unexplained):

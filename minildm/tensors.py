@@ -40,6 +40,11 @@ def fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
+def in_bfloat16(device: torch.device) -> torch.autocast:
+    """Autocast: inside, networks calculate in bfloat16 where that is fast; elsewhere as they always do."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device))
+
+
 def check_number(value: object, holds: Callable[[float], bool], rule: str) -> None:
     """Raise ValueError, which says `rule`, unless value is a real number (no text, no bool) for which `holds`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not holds(value):

@@ -14,7 +14,7 @@ from minildm.data import LANGUAGES, TASKS, heldout, parse
 from minildm.data.families import meaning
 from minildm.losses import denoising_loss
 from minildm.pipeline import LatentDiffusion
-from minildm.recipes import pocket, pocket_autoencoder, pocket_scenes, probe, text_pocket
+from minildm.recipes import pocket, pocket_autoencoder, pocket_feedback, pocket_loss, pocket_scenes, probe, text_pocket
 from minildm.samplers import Step
 from minildm.tensors import count_parameters, seeded
 from minildm.text import TextEncoder, train_tokenizer
@@ -64,6 +64,8 @@ def tiny(monkeypatch, vae, encoder, tokens):
     monkeypatch.setattr(pocket, "UNSEEN", 2)
     monkeypatch.setattr(pocket, "REPAINTED", 5)
     monkeypatch.setattr(pocket, "BATCH", 4)
+    for name, few in (("ROUNDS", 2), ("PROMPTS", 2), ("GROUP", 2), ("BATCH", 4)):
+        monkeypatch.setattr(pocket_feedback, name, few)
     monkeypatch.setattr(pocket, "geneval_summary", lambda pipe, language: {})
 
 
@@ -256,7 +258,7 @@ def test_a_batch_keeps_words_and_pictures_together():
 def test_the_loss_is_told_the_words(encoder, tokens):
     model = pocket.network(5, 16, **SMALL)
     batch = _colours(tokens)(torch.Generator().manual_seed(0), 6)
-    found = pocket.TextConditionedLoss(encoder)(model, batch)
+    found = pocket_loss.TextConditionedLoss(encoder)(model, batch)
     context = encoder(batch["ids"]).detach()
     told = {name: batch[name] for name in ("x_0", "eps", "t")} | {"context": context}
     torch.testing.assert_close(found, denoising_loss(model, told, pocket.schedule(), "v"))
@@ -264,7 +266,7 @@ def test_the_loss_is_told_the_words(encoder, tokens):
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert all(parameter.grad is not None for parameter in model.parameters())
     shuffled = batch | {"ids": batch["ids"].roll(1, 0)}
-    assert (pocket.TextConditionedLoss(encoder)(model, shuffled) - found).abs() > 1e-6
+    assert (pocket_loss.TextConditionedLoss(encoder)(model, shuffled) - found).abs() > 1e-6
 
 
 def _colours(tokens):
@@ -277,9 +279,9 @@ def _colours(tokens):
 def test_the_second_task_is_for_training_alone(encoder, tokens):
     model = pocket.network(5, 16, **SMALL)
     batch = _colours(tokens)(torch.Generator().manual_seed(0), 6)
-    loss = pocket.TextConditionedLoss(encoder)
+    loss = pocket_loss.TextConditionedLoss(encoder)
     alone = loss(model, batch)
-    both = pocket.WithCells(model, 1)
+    both = pocket_loss.WithCells(model, 1)
     context = encoder(batch["ids"]).detach()
     prediction, cells = both(batch["x_0"], batch["t"], context=context)
     torch.testing.assert_close(prediction, model(batch["x_0"], batch["t"], context=context))
@@ -302,11 +304,11 @@ def test_the_loss_of_cells_by_hand():
     cells = torch.tensor([[1.0, 0], [0, 0.25], [0, 0.75]]).reshape(1, 3, 1, 2)
     there, boxes = torch.tensor([[[False, True]]]), torch.tensor([1.0, 2, 3, 4]).reshape(1, 4, 1, 1).expand(1, 4, 1, 2)
     expected = np.log(3) + (1 + 4 + 9 + 16) / 4  # the box of the cell where something stands
-    assert pocket.cells_loss(told, cells, boxes, there).item() == pytest.approx(expected)
+    assert pocket_loss.cells_loss(told, cells, boxes, there).item() == pytest.approx(expected)
     told[0, :3, 0, 1] = torch.tensor([0, 0, 1.0])  # chances of 1, 1 and e among 2 + e
     of_second = 0.25 * np.log(2 + np.e) + 0.75 * (np.log(2 + np.e) - 1)
-    assert pocket.cells_loss(told, cells, boxes, there).item() == pytest.approx((np.log(3) + of_second) / 2 + 7.5)
-    assert pocket.cells_loss(told * 0, cells, boxes, ~there & there).item() == pytest.approx(np.log(3))
+    assert pocket_loss.cells_loss(told, cells, boxes, there).item() == pytest.approx((np.log(3) + of_second) / 2 + 7.5)
+    assert pocket_loss.cells_loss(told * 0, cells, boxes, ~there & there).item() == pytest.approx(np.log(3))
 
 
 def test_where_noise_hides_the_picture_the_second_task_asks_for_what_the_words_say(vae, tokens):
@@ -355,7 +357,7 @@ def test_cells_say_what_stands_where():
 
 
 def test_every_parameter_is_trained_by_one_optimizer():
-    both = pocket.WithCells(pocket.network(5, 16, **SMALL))
+    both = pocket_loss.WithCells(pocket.network(5, 16, **SMALL))
     named = dict(both.named_parameters())
     muon, adamw = pocket.optimizers(named, lr=0.01)
     names = {id(p): name for name, p in named.items()}
@@ -389,6 +391,7 @@ def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys, monkeypat
     assert set(record["measured"]) == {"training_error", "heldout_error"}
     assert record["shares"] == pocket.SHARES and record["data"].startswith("scenes on the grid")
     printed = capsys.readouterr().out
+    assert "round 2, painted: right" in printed
     assert "heldout_error" in printed and printed.count("Pocket GenEval in Chinese, held-out combinations") == 1
     assert {(language, split) for language, said in record["geneval"].items() for split in said} == set(
         product(LANGUAGES, ("train", "heldout"))

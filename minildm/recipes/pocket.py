@@ -1,12 +1,12 @@
 """The pocket model of lessons 08 and 09: words to pictures of 64×64, in latents of 8×8×16 of its own autoencoder.
 
 The autoencoder is trained first, then its decoder on; latents of many scenes are computed once and kept in the cache
-folder; then the U-Net is trained, and at last the decoder once more, on what the U-Net leaves of scenes. The text
-encoder of `text-pocket` is frozen, as in Stable Diffusion.
+folder; then the U-Net is trained, first on them, then on its own pictures, judged; and at last the decoder once more,
+on what the U-Net leaves of scenes. The text encoder of `text-pocket` is frozen, as in Stable Diffusion.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from minildm import data, geneval, weights
 from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
 from minildm.images import to_unit
-from minildm.layers import group_norm
-from minildm.losses import denoising_error, denoising_loss
+from minildm.losses import denoising_error
 from minildm.pipeline import LatentDiffusion
-from minildm.recipes import RUNS, Job, first_process, pocket_autoencoder, text_pocket
-from minildm.recipes.pocket_scenes import SIZE, TRAIN_SEED, UNCONDITIONAL_RATE, Batches, latents
+from minildm.recipes import RUNS, Job, first_process, pocket_autoencoder, pocket_feedback, text_pocket
+from minildm.recipes.pocket_loss import TextConditionedLoss, WithCells
+from minildm.recipes.pocket_scenes import SHARES, SIZE, TRAIN_SEED, UNCONDITIONAL_RATE, Batches, latents
 from minildm.schedule import NoiseSchedule
-from minildm.tensors import best_device, fast_bfloat16, seeded
+from minildm.tensors import best_device, fast_bfloat16, in_bfloat16, seeded
 from minildm.text import TextEncoder
 from minildm.training import History, Muon, inner_and_rest, train, unwrapped
 
@@ -36,14 +36,11 @@ WIDTH, GUIDANCE = 160, 3.0
 GUIDED = (350, 1000)  # the drawings are as good as with guidance at all timesteps, for a sixth less work
 SHIFT = 3.0  # of the noise schedule: 16 channels say the same thing many times over, and that shows through noise
 SCENES, UNSEEN = 10_000, 500  # for each share of a task, to learn from; and of each task, to measure on
-CELLS_WEIGHT = 0.2  # of the second task, see `WithCells`
 TEST_SEED = 8
 # How many scenes are repainted for the decoder, with which seed, and from how much noise.
 REPAINTED, REPAINTED_SEED, STRENGTHS = 11_000, 31, (0.12, 0.64)
 REPAINTED_STEPS = 2_700  # of the decoder
 SHIPPED = {"text_encoder": "text-pocket"}  # what a shipped pocket need not repeat
-# How often a task is drawn. Which colour is whose takes longest to learn, and the most different scenes.
-SHARES = {"one object": 3, "two objects": 3, "counting": 3, "colour": 2, "position": 4, "colour attribution": 4}
 
 
 def network(latent_channels: int, context_dim: int, seed: int = 0, **config: Any) -> Denoiser:
@@ -63,68 +60,6 @@ def widths(width: int) -> dict[str, object]:
 def schedule() -> NoiseSchedule:
     """The noise schedule it is trained with, to predict v."""
     return NoiseSchedule.cosine(shift=SHIFT).predicting("v")
-
-
-class WithCells(nn.Module):
-    """A denoiser that also says what stands in each cell of its latent: a second task, for training alone.
-
-    The judge's own job, asked of noisy latents: which thing, where the middle of its box is, and how large it is. To
-    paint a thing in a place one has to know that it is there; said outright, this is learned sooner.
-    `m(x_t, t, **conditions)` -> prediction, cells (b, 1 + classes + 4, h, w).  After training, `m.hook.remove()` leaves
-    the denoiser as it was.
-    """
-
-    def __init__(self, denoiser: Denoiser, seed: int = 0):
-        super().__init__()
-        self.denoiser, width = denoiser, denoiser.config["channels"][0]
-        with seeded(seed):
-            norm = group_norm(width, denoiser.config["groups"])
-            self.head = nn.Sequential(norm, nn.SiLU(), nn.Conv2d(width, 1 + len(data.VOCABULARY) + 4, 1))
-        self.hook = denoiser.up[-2].register_forward_hook(self._keep)  # the block before the last one of the way up
-
-    def _keep(self, block: nn.Module, inputs: tuple, features: Tensor) -> None:
-        self._features = features
-
-    def forward(self, x_t: Tensor, t: Tensor, **conditions: Tensor) -> tuple[Tensor, Tensor]:
-        prediction = self.denoiser(x_t, t, **conditions)
-        return prediction, self.head(self._features)
-
-
-def cells_loss(told: Tensor, cells: Tensor, boxes: Tensor, there: Tensor) -> Tensor:
-    """Cross-entropy of the chances in each cell, (b, 1 + classes, h, w), and squared error of boxes, (b, 4, h, w),
-    where a thing is there, (b, h, w)."""
-    told, there = told.float(), there[:, None]
-    squared = ((told[:, -4:] - boxes).square() * there).sum() / (4 * there.sum()).clamp(min=1)
-    return F.cross_entropy(told[:, :-4], cells) + squared
-
-
-class TextConditionedLoss:
-    """A loss conditioned on text: `loss(model, batch)`, with the frozen encoder's context of the batch's ids.
-
-    Kept for all captions, the contexts would take 2.7 GB; made anew they take a twentieth of a step.
-    """
-
-    def __init__(self, encoder: TextEncoder, loss: Callable[..., Tensor] = denoising_loss, **options: Any):
-        self.encoder, self.loss = encoder.eval().requires_grad_(False), loss
-        self.options = options
-
-    def __call__(self, model: Denoiser | WithCells, tensors: dict[str, Tensor]) -> Tensor:
-        ids, back = tensors["ids"].unique(dim=0, return_inverse=True)
-        # Padding included: the picture sees it, as in Stable Diffusion.
-        context = self.encoder.to(ids.device)(ids)[back]
-        batch = {name: tensors[name] for name in ("x_0", "eps", "t")} | {"context": context}
-        if isinstance(unwrapped(model), Denoiser):
-            return self.loss(model, batch, **self.options)
-        told = {}
-
-        def denoise(x_t, t, context):
-            prediction, told["cells"] = model(x_t, t, context=context)
-            return prediction
-
-        loss = self.loss(denoise, batch, unwrapped(model).denoiser.schedule, **self.options)
-        return loss + CELLS_WEIGHT * cells_loss(
-            told["cells"], tensors["cells"], tensors["boxes"], tensors["classes"] > 0
-        )
 
 
 def optimizers(parameters: Mapping[str, nn.Parameter], lr: float = LR) -> list[torch.optim.Optimizer]:
@@ -163,11 +98,6 @@ def fit(
         both.hook.remove()
 
 
-def in_bfloat16(pipe: LatentDiffusion) -> torch.autocast:
-    """Inside, a pipeline paints in bfloat16 where that is fast, as the U-Net was trained."""
-    return torch.autocast(pipe.device.type, torch.bfloat16, enabled=fast_bfloat16(pipe.device))
-
-
 @torch.no_grad()
 def error(model: Denoiser, batches: Batches, encoder: TextEncoder, n: int = 1000, seed: int = 0) -> float:
     """The mean squared error of v over n draws of scenes, timesteps and noise."""
@@ -204,7 +134,7 @@ def repainted(pipe: LatentDiffusion, n: int, seed: int = REPAINTED_SEED) -> tupl
         said = [data.caption(prompt, str(dice.choice(data.LANGUAGES)), dice.random) for prompt in scenes.prompts]
         pictures.append(torch.from_numpy(scenes.images).movedim(-1, 1))
         x = to_unit(pictures[-1])
-        with in_bfloat16(pipe):
+        with in_bfloat16(pipe.device):
             *_, last = pipe.steps(said, image=x, strength=dice.uniform(*STRENGTHS), steps=14, seed=start)
             errors.append((last.x_t - pipe.encode(x)).half().cpu())
     return torch.cat(pictures), torch.cat(errors)
@@ -251,7 +181,8 @@ def run(
     captions = [text for some in scenes.values() for said in some.captions.values() for text in said]
     own = dict(size=size, guidance=GUIDANCE, guidance_interval=GUIDED, sees_padding=True, words=captions)
     pipe = LatentDiffusion(model, vae, None, encoder, tokenizer, **own)
-    if size == SIZE:  # that of the scenes which the autoencoder learns from
+    if size == SIZE:  # which the judge knows, and of which are the scenes that the autoencoder learns from
+        pocket_feedback.learn(pipe, scenes, job, seed=seed, steps=steps)
         options = dict(repainted=repainted(pipe, REPAINTED), seed=seed, checkpoint=job.checkpoint("-repainted"))
         pocket_autoencoder.finetune_decoder(vae, steps or REPAINTED_STEPS, **options)
     record = job.record(history) | dict(data=f"scenes on the grid, seed {TRAIN_SEED}, train, {size}×{size}")
@@ -283,7 +214,7 @@ def geneval_summary(
     """
 
     def paint(*asked, **how) -> Tensor:
-        with in_bfloat16(pipe):
+        with in_bfloat16(pipe.device):
             pictures = pipe(*asked, **how)
         if pictures.shape[-1] == SIZE:
             return pictures

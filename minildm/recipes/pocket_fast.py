@@ -31,9 +31,11 @@ from minildm.denoiser import schedule_of
 from minildm.losses import denoising_error
 from minildm.pipeline import LatentDiffusion
 from minildm.recipes import RUNS, Job, checksum, pocket
+from minildm.recipes.pocket_loss import TextConditionedLoss
+from minildm.recipes.pocket_scenes import draw_prompts
 from minildm.samplers.loop import Level, levels
 from minildm.schedule import NoiseSchedule
-from minildm.tensors import best_device, fast_bfloat16, seeded
+from minildm.tensors import best_device, fast_bfloat16, in_bfloat16, seeded
 from minildm.training import train
 
 CALLS, PARTS = 4, 3  # of the student; and into how many guided steps the teacher divides each of them
@@ -58,15 +60,10 @@ def paths(model: str | Path, n: int, start: int = 0) -> dict[str, Tensor]:
 
     def build(folder: Path) -> None:
         pipe = LatentDiffusion.from_pretrained(model).to(best_device())
-        dice, tasks = np.random.default_rng((SEED, start)), list(pocket.SHARES)
-        often = np.array([*pocket.SHARES.values()], float)
-        said, x = [], []
-        for task in dice.choice(tasks, n, p=often / often.sum()):
-            language = str(dice.choice(data.LANGUAGES))
-            said += data.prompts(1, int(dice.integers(2**31)), tasks=str(task), language=language)
+        said, x = draw_prompts(n, np.random.default_rng((SEED, start))), []
         for at in range(0, n, BATCH):
             seeds = [SEED * 1_000_000 + start + i for i in range(at, min(at + BATCH, n))]
-            with pocket.in_bfloat16(pipe):
+            with in_bfloat16(pipe.device):
                 states = [step.x_t for step in pipe.steps(said[at : at + BATCH], steps=CALLS * PARTS, seed=seeds)]
             x.append(torch.stack(states[::PARTS], dim=1).half().cpu())
         found = {"x": torch.cat(x), "ids": pipe.tokenizer(said)[0]}
@@ -90,7 +87,7 @@ def right(found: Mapping[str, Tensor], pipe: LatentDiffusion) -> dict[str, Tenso
     for x, ids in zip(found["x"].split(BATCH), found["ids"].split(BATCH), strict=True):
         said = [pipe.tokenizer.decode(one) for one in ids]
         pictures = pipe.decode(x[:, -1].float().to(pipe.device)).cpu()
-        kept += geneval.right_and_alike(pictures, [data.parse(text) for text in said])
+        kept += (geneval.quality(pictures, [data.parse(text) for text in said]) > 0).tolist()
     print(f"{sum(kept)} of {len(kept)} paths end in what was asked for", flush=True)
     if not any(kept):
         raise ValueError("expected a teacher that paints what it is told; none of its paths ends in what was asked for")
@@ -158,7 +155,7 @@ def run(
     with seeded(seed):
         lora = LoRA(unet, RANK, layers=lambda name, layer: True)
     batches, others = (Batches(some, pipe.schedule) for some in (known, unseen))
-    loss = pocket.TextConditionedLoss(pipe.text_encoder, jump_loss)
+    loss = TextConditionedLoss(pipe.text_encoder, jump_loss)
 
     def validate(unet: nn.Module) -> dict[str, float]:
         parts = {"training_error": batches, "unseen_error": others}

@@ -29,6 +29,9 @@ HIDDEN = 0.94  # of the timesteps: from here on, nothing of the picture is to be
 # is drawn in less, and the autoencoder forgives what is wrong in little.
 TIMES = {0.0: 0.0, 0.25: 0.35, 0.6: 0.7, 0.88: HIDDEN, 1.0: 1.0}
 
+# How often a task is drawn. Which colour is whose takes longest to learn, and the most different scenes.
+SHARES = {"one object": 3, "two objects": 3, "counting": 3, "colour": 2, "position": 4, "colour attribution": 4}
+
 
 class Latents(NamedTuple):
     """Scenes of one task, ready for training."""
@@ -133,6 +136,16 @@ def encoded(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
     return z
 
 
+def draw_prompts(n: int, dice: np.random.Generator, shares: Mapping[str, float] = SHARES) -> list[str]:
+    """n prompts of all tasks, each as often as its share, in both languages; none of them held out."""
+    often = np.array([*shares.values()], float)
+    said = []
+    for task in dice.choice(list(shares), n, p=often / often.sum()):
+        language = str(dice.choice(data.LANGUAGES))
+        said += data.prompts(1, int(dice.integers(2**31)), tasks=str(task), language=language)
+    return said
+
+
 class Batches:
     """`batches(generator, n)` -> x_0, eps, t, ids (n, length), classes, boxes and cells of n scenes.
 
@@ -195,8 +208,10 @@ def _as_chances(classes: Tensor) -> Tensor:
     return F.one_hot(classes.long(), 1 + len(data.VOCABULARY)).movedim(-1, 0).float()
 
 
-def draw_timesteps(n: int, schedule: NoiseSchedule, generator: torch.Generator) -> Tensor:
-    """n timesteps spread over the schedule as `TIMES` says, in random order. (n,)"""
+def draw_timesteps(
+    n: int, schedule: NoiseSchedule, generator: torch.Generator, times: Mapping[float, float] = TIMES
+) -> Tensor:
+    """n timesteps spread over the schedule as `times` says, in random order. (n,)"""
     even = (spread_timesteps(n, schedule, generator) + 0.5) / len(schedule)
-    warped = np.interp(even.numpy(), list(TIMES), list(TIMES.values()))
+    warped = np.interp(even.numpy(), list(times), list(times.values()))
     return torch.from_numpy(warped * len(schedule)).long()
