@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from minildm import data, geneval, judge
+from minildm import data, geneval, judge, likeness
 from minildm.data import TASKS
 from minildm.geneval import Picture, Report, evaluate, interval
 from minildm.images import to_pil, to_uint8
@@ -89,6 +89,22 @@ def test_genevals_rule_forgives_what_was_not_asked_for():
         report = Report("train", "en", {}, None, pictures, pictures)
         assert report.lenient().value == pytest.approx(right / 6)
         assert report.score().value == pytest.approx(1 / 6)
+
+
+def test_quality_is_nothing_or_what_is_explained_of_the_worst_object():
+    """Real scenes, the same beside the next prompt, and one object that is half painted over."""
+    scenes = data.scene_arrays(6, 4, tasks=("two objects", "position", "counting"))
+    pictures = torch.from_numpy(scenes.images).movedim(-1, 1) / 255
+    found = judge.inspect(pictures)
+    quality = geneval.quality(pictures, scenes.prompts)
+    shares = likeness.drawn_like(pictures, found)
+    assert quality.tolist() == pytest.approx([1 - max(some) for some in shares])
+    assert quality.min() > 1 - likeness.ALIKE
+    assert not geneval.quality(pictures, [*scenes.prompts[1:], scenes.prompts[0]]).any()
+    blurred = torch.nn.functional.avg_pool2d(pictures, 5, 1, 2, count_include_pad=False)
+    right = np.array(judge.score(blurred, scenes.prompts))
+    worse = geneval.quality(blurred, scenes.prompts)
+    assert right.any() and (worse[right] < quality[right]).all() and not worse[~right].any()
 
 
 def test_the_strict_score_asks_both_eyes():
