@@ -27,7 +27,7 @@ def pytest_configure(config):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
     # glibc hands each large block back to the system when it is freed, and is given it again page by page, for nearly
-    # every large tensor anew: a fifth of the time of a training step. Kernels and workers keep what they have.
+    # every large tensor: a tenth to a quarter of the time of a training step. Kernels and workers keep what they have.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**28))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
 
