@@ -1,5 +1,6 @@
 """How a check ends: in a lesson, for a grader, in a notebook, in plain Python."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -144,20 +145,22 @@ def test_ipython_shows_the_message_and_nothing_else(capsys):
     assert "Traceback" not in shown and "line" not in shown and not SOLUTION.search(shown)
 
 
-def cell_outputs(source, strict=False):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(textwrap.dedent(source))])
-    client = NotebookClient(notebook, kernel_name="python3", timeout=120, allow_errors=not strict)
-    client.execute()
-    return notebook.cells[0].outputs
+@contextlib.contextmanager
+def kernel():
+    """A kernel as `run(source, strict=False)` -> the outputs of a cell; where it is strict, an error is raised."""
+    client = NotebookClient(nbformat.v4.new_notebook(), kernel_name="python3", timeout=120)
+
+    def run(source, strict=False):
+        client.allow_errors = not strict
+        client.nb.cells.append(nbformat.v4.new_code_cell(textwrap.dedent(source)))
+        return client.execute_cell(client.nb.cells[-1], len(client.nb.cells) - 1).outputs
+
+    with client.setup_kernel():
+        yield run
 
 
 @pytest.mark.filterwarnings("ignore")  # of the kernel's sockets
 def test_a_notebook_shows_the_message_and_a_grader_sees_an_error():
-    (error,) = cell_outputs(CELL)
-    assert error.output_type == "error" and error.ename == "CheckFailed"
-    shown = "\n".join(error.traceback)
-    assert shown.startswith("✗ dice: off by") and len(error.traceback) < 20 and not SOLUTION.search(shown)
-
     unsolved = """
         from minildm import checks
 
@@ -166,9 +169,15 @@ def test_a_notebook_shows_the_message_and_a_grader_sees_an_error():
 
         checks.dice(my_dice)
     """
-    (line,) = cell_outputs(unsolved)  # and no value of the cell beside it
-    assert line.text == "– dice: not written yet\n"
-    with pytest.raises(CellExecutionError, match="dice: not written yet"):
-        cell_outputs(unsolved.replace("(my_dice)", "(my_dice, strict=True)"), strict=True)
-    with pytest.raises(CellExecutionError, match="AssertionError"):
-        cell_outputs(unsolved.replace("checks.dice(my_dice)", "assert checks.dice(my_dice)"), strict=True)
+    with kernel() as run:
+        (error,) = run(CELL)
+        assert error.output_type == "error" and error.ename == "CheckFailed"
+        shown = "\n".join(error.traceback)
+        assert shown.startswith("✗ dice: off by") and len(error.traceback) < 20 and not SOLUTION.search(shown)
+
+        (line,) = run(unsolved)  # and no value of the cell beside it
+        assert line.text == "– dice: not written yet\n"
+        with pytest.raises(CellExecutionError, match="dice: not written yet"):
+            run(unsolved.replace("(my_dice)", "(my_dice, strict=True)"), strict=True)
+        with pytest.raises(CellExecutionError, match="AssertionError"):
+            run(unsolved.replace("checks.dice(my_dice)", "assert checks.dice(my_dice)"), strict=True)

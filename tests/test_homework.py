@@ -30,7 +30,7 @@ def nbgrader(root: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "nbgrader", *arguments]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as in an activated environment
     said = subprocess.run(
-        command, cwd=root, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=900
+        command, cwd=root, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=3600
     )
     assert said.returncode == 0, said.stdout[-3000:] + said.stderr[-3000:]
     return said.stdout + said.stderr
@@ -46,14 +46,24 @@ def name(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def graded(name, tmp_path_factory):
-    """A course as an instructor makes it, where students have handed in; the first assignment has a cheat, too.
+def graded(tmp_path_factory):
+    """The course as an instructor makes it, where students have handed in; the first assignment has a cheat, too.
 
     "solved" hands in the solutions, "untouched" what was handed out, "edited" that with easier tests and one test less.
-    The solutions of the second assignment warn, which is no mistake.
+    The solutions of the second assignment warn, which is no mistake. All is graded in one go, each notebook in a kernel
+    of its own.
     """
     root = tmp_path_factory.mktemp("course") / "course"
-    assert cli.main(["homework", "course", str(root), "--only", name]) == 0
+    assert cli.main(["homework", "course", str(root)]) == 0
+    for name in NAMES:
+        hand_in(root, name)
+    nbgrader(root, "autograde", "*", "--create")
+    nbgrader(root, "generate_feedback", "*")
+    return root
+
+
+def hand_in(root: Path, name: str) -> None:
+    """Put what each student hands in for an assignment where nbgrader looks for it."""
     given = root / "release" / name / f"{name}.ipynb"
     for student in students(name):
         target = root / "submitted" / student / name / given.name
@@ -70,9 +80,6 @@ def graded(name, tmp_path_factory):
             cell.source = "pass  # my test is easier"
         book.cells.remove(tests[0])
         nbformat.write(book, target)
-    nbgrader(root, "autograde", name, "--create")
-    nbgrader(root, "generate_feedback", name)
-    return root
 
 
 def students(name: str) -> list[str]:

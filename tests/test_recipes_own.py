@@ -264,7 +264,7 @@ def test_few_pictures_are_all_learned_from(here, capsys):
 
 @pytest.mark.parametrize("times, told", [(1, True), (2, False), (16, True)])
 def test_objects_that_will_not_be_found_are_warned_of(here, times, told, recwarn):
-    photographs(2, size=(40 * times, 44 * times), times=times)
+    photographs(2, size=(24 * times, 26 * times), times=times)
     masks.run("photos", "outlines", "one.safetensors", steps=1, batch=1, size=16, width=4)
     found = [str(one.message) for one in recwarn if "pixels wide" in str(one.message)]
     assert bool(found) == told and all("8 to 60 are found best: resize" in text for text in found)

@@ -374,7 +374,7 @@ def _captions(n):
 
 
 def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys, monkeypatch):
-    monkeypatch.setattr(pocket, "geneval_summary", partial(GENEVAL_SUMMARY, per_task=2, seeds=1))
+    monkeypatch.setattr(pocket, "geneval_summary", partial(GENEVAL_SUMMARY, per_task=2, seeds=1, steps=3))
     path = pocket.run(tmp_path / "pocket", steps=2, seed=3)
     pipe = LatentDiffusion.from_pretrained(path)
     assert pipe.predicts == "v" and pipe.sees_padding and pipe.size == (64, 64) and pipe.guidance == pocket.GUIDANCE
@@ -404,7 +404,7 @@ def test_a_pocket_at_other_settings(tmp_path, tiny, vae, tokens, monkeypatch):
     sizes, asked = [], []
     fit = pocket.fit
     monkeypatch.setattr(pocket, "fit", lambda *a, **k: asked.append(k) or fit(*a, **k))
-    monkeypatch.setattr(pocket, "geneval_summary", partial(GENEVAL_SUMMARY, per_task=2, seeds=1))
+    monkeypatch.setattr(pocket, "geneval_summary", partial(GENEVAL_SUMMARY, per_task=2, seeds=1, steps=3))
     monkeypatch.setattr(judge, "inspect", lambda images, model: sizes.append(images.shape[-2]) or [[] for _ in images])
     path = pocket.run(tmp_path / "pocket", steps=1, batch=2, lr=0.01, size=32, runs=tmp_path / "elsewhere")
     assert [(k["batch_size"], k["lr"], k["checkpoint"].parent.name) for k in asked] == [(2, 0.01, "elsewhere")]
