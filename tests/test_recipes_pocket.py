@@ -392,11 +392,13 @@ def test_pocket_writes_the_whole_pipeline(tmp_path, tiny, vae, capsys, monkeypat
     assert record["shares"] == pocket.SHARES and record["data"].startswith("scenes on the grid")
     printed = capsys.readouterr().out
     assert "round 2, painted: right" in printed
-    assert "heldout_error" in printed and printed.count("Pocket GenEval in Chinese, held-out combinations") == 1
+    assert "heldout_error" in printed and printed.count("Pocket GenEval in Chinese, held-out combinations") == 2
     assert {(language, split) for language, said in record["geneval"].items() for split in said} == set(
         product(LANGUAGES, ("train", "heldout"))
     )
     assert record["geneval"]["zh"]["heldout"]["overall"]["ceiling"]["value"] > 0.9
+    assert record["feedback"]["pictures"] == 8 and record["feedback"]["steps"] == 4
+    assert record["feedback"]["before"].keys() == record["geneval"].keys()
     assert not list((tmp_path / "runs").iterdir())
 
 
@@ -506,7 +508,7 @@ def test_the_first_of_several_processes_measures(tmp_path, tiny, monkeypatch):
         monkeypatch.setattr(pocket, "first_process", lambda first=first: first)
         pocket.run(tmp_path / f"pocket {first}", steps=1)
         assert first != any((tmp_path / "runs").iterdir())  # what to go on from is there until the first is done
-    assert asked == list(LANGUAGES)
+    assert asked == list(LANGUAGES) * 2  # before it learns from its own pictures, and at the end
 
 
 def test_training_never_sees_a_held_out_combination(tmp_path, tiny, monkeypatch):

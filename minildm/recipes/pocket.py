@@ -1,8 +1,8 @@
 """The pocket model of lessons 08 and 09: words to pictures of 64×64, in latents of 8×8×16 of its own autoencoder.
 
 The autoencoder is trained first, then its decoder on; latents of many scenes are computed once and kept in the cache
-folder; then the U-Net is trained, first on them, then on its own pictures, judged; and at last the decoder once more,
-on what the U-Net leaves of scenes. The text encoder of `text-pocket` is frozen, as in Stable Diffusion.
+folder; then the U-Net is trained; then the decoder once more, on what the U-Net leaves of scenes; and at last the U-Net
+once more, on its own pictures, judged. The text encoder of `text-pocket` is frozen, as in Stable Diffusion.
 """
 
 import math
@@ -180,12 +180,14 @@ def run(
     history = fit(model, seen, encoder, steps or STEPS, seed, **how, **options)
     captions = [text for some in scenes.values() for said in some.captions.values() for text in said]
     own = dict(size=size, guidance=GUIDANCE, guidance_interval=GUIDED, sees_padding=True, words=captions)
-    pipe = LatentDiffusion(model, vae, None, encoder, tokenizer, **own)
+    pipe, feedback = LatentDiffusion(model, vae, None, encoder, tokenizer, **own), None
     if size == SIZE:  # which the judge knows, and of which are the scenes that the autoencoder learns from
-        pocket_feedback.learn(pipe, scenes, job, seed=seed, steps=steps)
         options = dict(repainted=repainted(pipe, REPAINTED), seed=seed, checkpoint=job.checkpoint("-repainted"))
         pocket_autoencoder.finetune_decoder(vae, steps or REPAINTED_STEPS, **options)
+        before = measured(pipe) if first_process() else {}
+        feedback = dict(pocket_feedback.learn(pipe, scenes, job, seed=seed, steps=steps), before=before)
     record = job.record(history) | dict(data=f"scenes on the grid, seed {TRAIN_SEED}, train, {size}×{size}")
+    record |= dict(feedback=feedback)
     record |= dict(scenes=SCENES * sum(SHARES.values()), shares=SHARES, unconditional_rate=UNCONDITIONAL_RATE)
     record |= dict(batch=how["batch_size"], lr=how["lr"], measured=history.validation[-1][1])
     path = write(pipe, out, **record)
@@ -193,15 +195,18 @@ def run(
         return path
     job.end()
     pipe = LatentDiffusion.from_pretrained(path)  # as learners get it: in half precision
-    return write(
-        pipe, out, **record, geneval={language: geneval_summary(pipe, language) for language in data.LANGUAGES}
-    )
+    return write(pipe, out, **record, geneval=measured(pipe))
 
 
 def write(pipe: LatentDiffusion, out: Path | None, **record: Any) -> Path:
     """The pipeline's folder, where it ships or elsewhere."""
     shipped = SHIPPED if out is None else {}
     return pipe.save_pretrained(out or weights.FOLDER / "pocket", dtype=torch.float16, shipped=shipped, **record)
+
+
+def measured(pipe: LatentDiffusion) -> dict[str, dict]:
+    """`geneval_summary` in each language."""
+    return {language: geneval_summary(pipe, language) for language in data.LANGUAGES}
 
 
 def geneval_summary(

@@ -104,11 +104,11 @@ class FeedbackLoss:
 
 def learn(
     pipe: LatentDiffusion, scenes: Mapping[str, Latents], job: Job, *, seed: int = 0, steps: int | None = None
-) -> None:
+) -> dict[str, int]:
     """ROUNDS times: paint, judge, learn. The U-Net is trained in place, at a rate that falls from round to round.
 
     scenes: of each task, for the real ones in each batch.  steps: of each round.
-    A stopped job goes on with the round in which it was stopped.
+    A stopped job goes on with the round in which it was stopped.  -> for the record: how many "pictures" and "steps"
     """
     place, unet = job.checkpoint("-feedback"), pipe.to(best_device()).unet
     unet.to(memory_format=torch.channels_last)  # as training leaves it: the same pictures before a stop and after it
@@ -126,3 +126,4 @@ def learn(
         settings |= dict(decay=1, seed=seed + k, bfloat16=fast_bfloat16(best_device()), progress=False)
         train(unet, Attempts(found, real, pipe.schedule), loss, **settings)
         storage.write(place, storage.state(unet), {"rounds": str(k + 1)})
+    return {"pictures": ROUNDS * PROMPTS * GROUP, "steps": ROUNDS * (steps or STEPS)}
