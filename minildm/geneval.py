@@ -240,24 +240,25 @@ def is_right(one: Picture) -> bool:
 
 def is_right_and_alike(one: Picture) -> bool:
     """Whether it is right, and each object is drawn like itself: what `Report.strict` counts."""
-    return _by_both_eyes(one.faults, one.unexplained)
+    return is_right(one) and _alike(one.unexplained)
 
 
 def quality(images: Images, prompts: Sequence[Prompt]) -> np.ndarray:
     """By both eyes: 0 for a picture that is not `is_right_and_alike`, else the share of its worst object that is
     explained, from 1 - likeness.ALIKE to 1. -> (n,)  images: 64×64.
     """
-    seen = _looked_at(images, None)
-    return np.array(
-        [
-            1 - max(shares, default=0.0) if _by_both_eyes(judge.faults(objects, prompt), shares) else 0.0
-            for (objects, shares), prompt in zip(seen, prompts, strict=True)
-        ]
-    )
+    x = to_unit(images)
+    found, good = judge.inspect(x), np.zeros(len(x))
+    right = [i for i, (seen, prompt) in enumerate(zip(found, prompts, strict=True)) if not judge.faults(seen, prompt)]
+    # The second eye is the slow one: it looks at nothing that the judge has refused.
+    for i, shares in zip(right, likeness.drawn_like(x[right], [found[i] for i in right]), strict=True):
+        if _alike(shares):
+            good[i] = 1 - max(shares)
+    return good
 
 
-def _by_both_eyes(faults, unexplained):
-    return not faults and all(share < likeness.ALIKE for share in unexplained)
+def _alike(unexplained):
+    return all(share < likeness.ALIKE for share in unexplained)
 
 
 def _right_by_geneval(one: Picture) -> bool:

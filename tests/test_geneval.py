@@ -92,7 +92,7 @@ def test_genevals_rule_forgives_what_was_not_asked_for():
 
 
 def test_quality_is_nothing_or_what_is_explained_of_the_worst_object():
-    """Real scenes, the same beside the next prompt, and one object that is half painted over."""
+    """Real scenes, the same beside the next prompt, and the same blurred."""
     scenes = data.scene_arrays(6, 4, tasks=("two objects", "position", "counting"))
     pictures = torch.from_numpy(scenes.images).movedim(-1, 1) / 255
     found = judge.inspect(pictures)

@@ -145,7 +145,7 @@ class TestWhatShips:
         teacher = weights.record("pocket")["geneval"]
         for language, share in (("en", 0.91), ("zh", 0.91)):
             own, whole = (some[language]["train"]["overall"]["strict"]["value"] for some in (fast, teacher))
-            assert own >= share * whole
+            assert own >= share * whole and own >= 0.83  # the teacher became better than it, so both
 
     def test_four_calls_without_guidance_paint_what_is_asked_for(self):
         pipe, names = LatentDiffusion.from_pretrained("pocket"), ("cat", "frog", "apple", "house", "star", "robot")

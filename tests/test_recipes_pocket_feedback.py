@@ -86,7 +86,7 @@ class TestTheLoss:
         assert model.weight.grad.item() == pytest.approx(way * towards.weight.grad.item(), abs=1e-6)
 
     def test_nothing_runs_away(self):
-        """Also of what is bad the loss has a lowest point: as far behind the old model as the good lies found it."""
+        """Also of what is bad the loss has a lowest point: as far behind the old model as the good lies before it."""
         old, weights = Line(0.3), {}
         for good in (1.0, 0.0):
             model = Line(0.3)
