@@ -38,6 +38,14 @@ def drawn(pipe, seed=3, steps=5, **how):
 
 
 HOW = dict(seed=3, steps=5, output="tensor")
+# Weights that were read lie elsewhere in memory, not on multiples of 64 bytes: some processors then add in another
+# order. So the weights themselves must be the same bit by bit, the pictures but for that.
+ROUNDING = 1e-6
+
+
+def same_weights(one, other):
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +68,8 @@ def test_what_we_save_draws_the_same_in_diffusers(schedule, settings, channels, 
     ours = pipe(**HOW)
     assert_equal(ours, drawn(theirs, use_clipped_model_output=True), 1e-4)
     again = load(folder)
-    assert torch.equal(again(**HOW), ours)
+    assert same_weights(again.unet, pipe.unet)
+    assert_equal(again(**HOW), ours, ROUNDING)
     assert again.schedule == again.unet.schedule == pipe.schedule and again.vae is None
     for name in ("size", "guidance", "spacing", "offset", "ends_clean", "labels"):
         assert getattr(again, name) == getattr(pipe, name)
@@ -149,7 +158,7 @@ def test_names_of_classes_travel(tmp_path):
     again = load(folder)
     assert all(getattr(again, name) == value for name, value in own.items()) and again.unet.num_classes == 3
     for y in ("dog", 2, None):
-        assert torch.equal(again(y=y, **HOW), pipe(y=y, **HOW))
+        assert_equal(again(y=y, **HOW), pipe(y=y, **HOW), ROUNDING)
     theirs = diffusers.DiffusionPipeline.from_pretrained(folder)
     x_t, t = torch.randn(3, 3, 16, 24, generator=torch.Generator().manual_seed(1)), torch.tensor([3, 20, 49])
     with torch.no_grad():
@@ -177,7 +186,7 @@ def test_classes_without_a_no_label_are_all_there(tmp_path):
     with pytest.warns(UserWarning, match="no class"):
         save(ours, tmp_path / "ours")
     again = load(tmp_path / "ours")
-    assert again.unet.num_classes == 4 and torch.equal(again.unet(x_t, t, y=y), ours.unet(x_t, t, y=y))
+    assert again.unet.num_classes == 4 and same_weights(again.unet, ours.unet)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +290,7 @@ def test_a_text_encoder_of_ones_own(tmp_path):
     context, nothing = torch.randn(2, 1, 5, 12, generator=torch.Generator().manual_seed(1))
     x_T = torch.randn(1, 4, 4, 8, generator=torch.Generator().manual_seed(2))
     how = dict(context=context, negative_context=nothing, x_T=x_T, steps=3, guidance=2.0, output="tensor", y=1)
-    assert torch.equal(again(**how), pipe(**how))
+    assert_equal(again(**how), pipe(**how), ROUNDING)
     theirs = diffusers.DiffusionPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None)
     theirs.set_progress_bar_config(disable=True)
     theirs.unet.class_embedding = None  # which StableDiffusionPipeline does not tell it
