@@ -10,8 +10,10 @@ from minildm.recipes.studies import nuclei_folds
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Recipes keep their runs in the folder they are started in."""
+    """Recipes keep their runs in the folder they are started in; and they learn from little a step."""
     monkeypatch.chdir(tmp_path)
+    for module in (nuclei, openmoji_32, scenes_judge):
+        monkeypatch.setattr(module, "BATCH", 2)
 
 
 def test_nuclei_writes_a_checkpoint_with_its_record(tmp_path, capsys):

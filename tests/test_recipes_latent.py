@@ -20,8 +20,10 @@ from minildm.training import History
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Recipes keep their runs in the folder they are started in."""
+    """Recipes keep their runs in the folder they are started in; and they learn from a few pictures a step."""
     monkeypatch.chdir(tmp_path)
+    for module in (labelled, pocket_autoencoder, vae_pocket):
+        monkeypatch.setattr(module, "BATCH", 8)
 
 
 @pytest.fixture
