@@ -114,9 +114,9 @@ def unseen() -> dict[str, Tensor]:
 
 @torch.no_grad()
 def errors(
-    model: Callable[[Tensor, Tensor], Tensor], exam: Mapping[str, Tensor], predicts: str | None = None
+    model: Callable[[Tensor, Tensor], Tensor], paper: Mapping[str, Tensor], predicts: str | None = None
 ) -> list[float]:
-    """The mean squared error of a model in an `exam`, at each of LEVELS.
+    """The mean squared error of a model in an `exam`, at each of LEVELS. paper: what `exam` returns.
 
     predicts: what it answers with, and what is compared; None: it is a network that carries its schedule, and whatever
     it predicts is read as v, so that all can be compared. (Always 0 has an error of about 1.)
@@ -126,13 +126,13 @@ def errors(
     def as_v(x_t: Tensor, t: Tensor) -> Tensor:
         return noise.velocity(*model.schedule.read(model(x_t, t), x_t, t), t)
 
-    said = (as_v, exam, noise) if predicts is None else (model, exam, noise, predicts)
+    said = (as_v, paper, noise) if predicts is None else (model, paper, noise, predicts)
     return denoising_error(*said).view(len(LEVELS), -1).mean(1).tolist()
 
 
-def lied_to(model: Denoiser, lie: str, exam: Mapping[str, Tensor]) -> list[float]:
+def lied_to(model: Denoiser, lie: str, paper: Mapping[str, Tensor]) -> list[float]:
     """The errors of v of a network that is told one of LIES instead of t, at each of LEVELS."""
-    return errors(lambda x_t, t: model(x_t, LIES[lie](t)), exam, "v")
+    return errors(lambda x_t, t: model(x_t, LIES[lie](t)), paper, "v")
 
 
 def start() -> Tensor:
@@ -146,7 +146,7 @@ def draw(model: Denoiser, steps: int = 20) -> Tensor:
 
 
 def spectrum(x: Tensor) -> list[float]:
-    """The mean power of pictures (n, c, h, h) with 1, 2, ... h / 2 waves across the picture. White noise has 1 in all."""
+    """The mean power of pictures (n, c, h, h) by how many waves cross the picture: 1, 2, ... h / 2. White noise: 1."""
     power = torch.fft.fft2(x, norm="ortho").abs().square().mean((0, 1))  # (h, h)
     f = torch.fft.fftfreq(x.shape[-1], 1 / x.shape[-1])
     radius = (f[:, None] ** 2 + f**2).sqrt().round()
