@@ -2,7 +2,7 @@
 
 Each arm is trained with three seeds on the drawings of `openmoji_32`, shrunk to 16×16. Arms with the same seed see the
 same pictures, times and noise. The table is minildm/weights/denoiser-arms.json, which the evidence of lesson 03 reads.
-About 20 minutes on one idle core; what is finished is kept, so a run that was stopped goes on with the next training.
+About 25 minutes on one idle core; what is finished is kept, so a run that was stopped goes on with the next training.
 """
 
 import base64
