@@ -115,10 +115,12 @@ def test_what_is_left_of_the_start():
 
 
 def test_a_training_is_measured_once_and_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(arms, "EVERY", 2)
+    paper, draw = arms.exam(arms.drawings("heldout")[:2]), arms.draw
+    for name, small in (("EVERY", 2), ("unseen", lambda: paper), ("draw", lambda model: draw(model, steps=2))):
+        monkeypatch.setattr(arms, name, small)
     first = arms.row("base", steps=3)
     assert [step for step, *_ in first["exams"]] == [0, 2, 3] and all(len(exam) == 1 + N for exam in first["exams"])
-    assert first["exams"][0][1:] == arms.errors(arms.network(), arms.unseen())
+    assert first["exams"][0][1:] == arms.errors(arms.network(), paper)
     assert set(first["lies"]) == set(arms.LIES) and first["lies"]["always told 500"][4] == pytest.approx(
         first["exams"][-1][5]
     )
