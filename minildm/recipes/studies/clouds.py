@@ -2,7 +2,7 @@
 
 Tiny ones are made of linear layers, and their latent is two numbers; small ones are like `vae_pocket`, and smaller.
 Those of a kind differ in the noise and in the weight of the KL alone; with the same seed they see the same pictures.
-The table is minildm/weights/clouds.json, which the evidence of lesson 06 reads. About 12 minutes on one idle core.
+The table is minildm/weights/clouds.json, which the evidence of lesson 06 reads. About 9 minutes of one core.
 """
 
 import json
