@@ -1,7 +1,7 @@
-"""Small U-Nets on one micrograph: with and without skips, of 2 and 4 levels; with deformed and with plain crops.
+"""Small U-Nets on one micrograph: with and without skips, of 2, 4 and 6 levels; with deformed and with plain crops.
 
 All learn from the left three quarters and are scored on the right one. Trainings with the same seed see the same crops.
-The table is minildm/weights/skips.json, which the evidence of lesson 01 reads. About 12 minutes on one idle core; what
+The table is minildm/weights/skips.json, which the evidence of lesson 01 reads. About 13 minutes on one idle core; what
 is finished is kept, so a run that was stopped goes on with the next training.
 """
 
@@ -25,11 +25,10 @@ from minildm.training import train
 from minildm.unet import UNet
 
 PLACE = weights.FOLDER / "skips.json"
-STEPS, LONG = 300, 600  # of the trainings that compare skips, and of those that compare crops
-LEVELS, SEEDS, LONG_SEEDS = (2, 4), 3, 2
+LEVELS, SEEDS = {300: (2, 4, 6), 150: (4, 6)}, 3  # steps: levels of the networks that are trained so long
+LONG, LONG_SEEDS, EVERY = 600, 1, 20  # to compare crops; the loss is kept as means of so many steps
 SKIPS = {"with skips": True, "without": False}
 CROPS = {"deformed": {}, "plain": dict(bend=0, turn=False, zoom=0, light=0)}
-EVERY = 20  # the loss is recorded as means of so many steps
 
 
 @cache
@@ -58,10 +57,7 @@ def larger(seed: int = 0) -> UNet:
 
 
 def two_tasks(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The loss of a network that predicts two maps at once, cross-entropy; a scalar.
-
-    batch: `image` (b, 1, h, w), `nucleus` and `outline` (b, h, w).
-    """
+    """Cross-entropy of nucleus and outline, a scalar. batch: `image` (b, 1, h, w), `nucleus` and `outline` (b, h, w)"""
     truth = torch.stack([batch["nucleus"], batch["outline"]], dim=1)  # (b, 2, h, w)
     weight = 1 + truth * torch.tensor([0.0, 4.0]).view(2, 1, 1)  # outlines are few: a missed one costs five times
     return F.binary_cross_entropy_with_logits(model(batch["image"]), truth, weight)
@@ -70,19 +66,18 @@ def two_tasks(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 @torch.no_grad()
 def measure(u: nn.Module) -> dict[str, float]:
     """Four scores of a network of `network` on the columns that none saw, each from 0 to 1."""
-    label = require("scipy.ndimage").label
     image, mask = micrograph("unseen")
     blob, line = u(torch.from_numpy(normalise(image))[None, None])[0].numpy() > 0
     return {
         "Dice of nuclei": metrics.dice(mask, blob),
         "border F1 of nuclei": metrics.border_f1((mask > 0).astype(int), blob.astype(int)),
         "Dice of outlines": metrics.dice(outlines(mask), line),
-        "AP at IoU 0.5": metrics.average_precision(mask, label(blob & ~line)[0], 0.5),
+        "AP at IoU 0.5": metrics.average_precision(mask, require("scipy.ndimage").label(blob & ~line)[0], 0.5),
     }
 
 
 def crops_of(arm: str) -> Crops:
-    """The training crops of one of CROPS, 96×96: image, depth and weight."""
+    """The training crops of one of CROPS, 96×96."""
     return Crops([nuclei.maps(*micrograph())], size=96, **CROPS[arm])
 
 
@@ -94,8 +89,7 @@ def first_loss(u: nn.Module, crops: Crops) -> float:
 
 def nuclei_found(u: nn.Module, part: str = "unseen") -> dict[str, float]:
     """The scores of `nuclei.scores` of a network of `larger`, on the columns it learned from or on the others."""
-    image, mask = micrograph(part)
-    return nuclei.scores(mask, segment(u, image))
+    return nuclei.scores(micrograph(part)[1], segment(u, micrograph(part)[0]))
 
 
 def skip_row(levels: int, arm: str, seed: int, steps: int, resume: bool = True, runs: Path = RUNS) -> dict[str, Any]:
@@ -118,10 +112,9 @@ def skip_row(levels: int, arm: str, seed: int, steps: int, resume: bool = True, 
 
 
 def crop_row(arm: str, seed: int, steps: int, resume: bool = True, runs: Path = RUNS) -> dict[str, Any]:
-    """What one training on deformed or plain crops gives, measured once (see `recipes.measured_once`).
+    """What one training on the crops of one of CROPS gives, measured once (see `recipes.measured_once`).
 
-    arm: one of CROPS.  unseen, seen: as `nuclei_found` returns them.  before: untrained, as `first_loss` returns it.
-    loss: means of EVERY steps.
+    before: untrained, as `first_loss` returns it.  unseen, seen: `nuclei_found` of both parts.  loss: as above.
     """
 
     def find():
@@ -143,14 +136,14 @@ def run(
     out: Path | None = None, *, steps: int | None = None, seed: int = 0, resume: bool = True, runs: Path = RUNS
 ) -> Path:
     """Train all, with the seeds from `seed` on, and write the table; returns its path."""
-    kept, short, long = (resume, runs), steps or STEPS, steps or LONG
-    skips = [skip_row(n, arm, seed + k, short, *kept) for k in range(SEEDS) for n in LEVELS for arm in SKIPS]
-    crops = [crop_row(arm, seed + k, long, *kept) for k in range(LONG_SEEDS) for arm in CROPS]
-    table = {"recipe": "skips", **provenance(), "skips": skips, "crops": crops}
+    plan, kept = {steps: LEVELS[300]} if steps else LEVELS, (resume, runs)
+    crops = [crop_row(arm, seed + k, steps or LONG, *kept) for k in range(LONG_SEEDS) for arm in CROPS]
+    jobs = [(n, arm, seed + k, many) for many in plan for k in range(SEEDS) for n in plan[many] for arm in SKIPS]
+    skips = [skip_row(*job, *kept) for job in jobs]
+    table = {"recipe": "skips"} | provenance() | {"skips": skips, "crops": crops}
     return storage.write_text(out or PLACE, json.dumps(table, indent=1) + "\n")
 
 
 def _rounded(found, loss, **more):
-    means = [float(np.mean(loss[k : k + EVERY])) for k in range(0, len(loss), EVERY)]
-    found = json.dumps(found | more | {"loss": means})
-    return json.loads(found, parse_float=lambda number: round(float(number), 6))
+    more["loss"] = [float(np.mean(loss[k : k + EVERY])) for k in range(0, len(loss), EVERY)]
+    return json.loads(json.dumps(found | more), parse_float=lambda number: round(float(number), 6))
