@@ -50,19 +50,19 @@ is worth is said there: some claims hold, some only in part, some could not be s
 ship with the package. C19 and C26 compare trainings of hours: in C19 new samples are drawn and scored live; its curves,
 and C26 but for one figure, are read from the records of the checkpoints, which `minildm train` writes. C08 is recorded
 in part: two long trainings are read from a record, whom the shipped network attends to is measured live. C23 is read
-from the record that `minildm train adapters` writes. C02, C04 and C13 are read from the one of `minildm train
-denoiser-arms`, but for what C04 says of the shipped network. Reconstructed times are recorded steps, times CPU seconds
-a step measured live. Where another row leans on a record, it says so. [Clouds](06_clouds.ipynb) have no row here; what
-they compare is read from the record of `minildm train clouds`.
+from the record that `minildm train adapters` writes, C01 from the one of `minildm train skips`. C02, C04 and C13 are
+read from the one of `minildm train denoiser-arms`, but for what C04 says of the shipped network. Reconstructed times
+are recorded steps, times CPU seconds a step measured live. Where another row leans on a record, it says so.
+[Clouds](06_clouds.ipynb) have no row here; what they compare is read from the record of `minildm train clouds`.
 
 **Units.** Dice and border F1 run from 0 to 1, higher is better. Error of v is a mean square, lower is better. Kernel
 distance is from a set of pictures to real ones, lower is better.
 
-**Intervals.** Brackets are 95 % intervals, but for C06, C07, C17 and C18, where they are the lowest and the highest of
-three or four runs. ± is two things. In C02, C04 and C13 it is ± SD of three seeds, the standard deviation of what three
-trainings gave: it says how far single runs differ, and is no interval of their mean. In C08, C19, C20 and C23 it is one
-standard error; a 95 % interval is about twice as wide. C01 holds means of three seeds, and a figure in its notebook
-shows each seed; the two shares of C18 are of 64 pairs each, and no interval was computed for them.
+**Intervals.** Brackets are 95 % intervals, but for C01, C06, C07, C17 and C18, where they are the lowest and the
+highest of three or four runs; in C01, of three pairs of runs with the same seed. ± is two things. In C02, C04 and C13
+it is ± SD of three seeds, the standard deviation of what three trainings gave: it says how far single runs differ, and
+is no interval of their mean. In C08, C19, C20 and C23 it is one standard error; a 95 % interval is about twice as wide.
+The two shares of C18 are of 64 pairs each, and no interval was computed for them.
 """
 
 
