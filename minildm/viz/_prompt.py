@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from minildm.optional import require
 from minildm.pipeline import LatentDiffusion
 
 from ._time import panel
+
+EMPTY = 0.94  # the grey of a canvas on which nothing has been painted yet
 
 
 def prompt_field(
@@ -40,7 +43,8 @@ def prompt_field(
     number.style.description_width = "45px"
     button = widgets.Button(description="Paint", button_style="primary", icon="paint-brush", layout={"width": "100px"})
     tries = [widgets.Button(description=some, layout={"width": "auto"}) for some in suggestions]
-    picture = widgets.Image(format="png", width=size, layout={"width": f"{size}px", "margin": "6px 0"})
+    canvas = _png(torch.full((3, size, size), EMPTY), size)
+    picture = widgets.Image(value=canvas, width=size, layout={"width": f"{size}px", "margin": "6px 0"})
     play, at = widgets.Play(interval=90, max=0), widgets.IntSlider(description="step", max=0)
     at.style.description_width = "35px"
     widgets.jslink((play, "value"), (at, "value"))
