@@ -7,6 +7,26 @@ checkpoint of a run that was stopped.  runs: the folder in which that lies.
 In `studies` stand those that train nothing to keep: what they measure goes into the record of shipped weights.
 """
 
-from minildm.recipes._frame import RUNS, Job, amend, checksum, first_process, measured_once, provenance
+from minildm.recipes._frame import (
+    RUNS,
+    Job,
+    amend,
+    checksum,
+    first_process,
+    measured_once,
+    provenance,
+    read_table,
+    write_table,
+)
 
-__all__ = ["RUNS", "Job", "amend", "checksum", "first_process", "measured_once", "provenance"]
+__all__ = [
+    "RUNS",
+    "Job",
+    "amend",
+    "checksum",
+    "first_process",
+    "measured_once",
+    "provenance",
+    "read_table",
+    "write_table",
+]

@@ -81,6 +81,16 @@ def measured_once(path: Path, measure: Callable[[], dict], resume: bool) -> dict
     return found
 
 
+def write_table(path: Path, table: dict) -> Path:
+    """Write what a study found; returns the path."""
+    return storage.write_text(path, json.dumps(table, indent=1) + "\n")
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """What `write_table` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def checksum(model: str | Path) -> str:
     """Of the denoiser of a pipeline, by its name or folder: what was adapted, and whether it is still that one."""
     return weights.checksum(Path(model) / "unet.safetensors" if Path(model).is_dir() else model)

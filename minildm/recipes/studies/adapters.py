@@ -8,7 +8,6 @@ Some half an hour on one idle core; what is finished is kept, so a run that was 
 
 import base64
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from minildm import geneval, images, storage, weights
 from minildm.adapt import Examples, LoRA, NewWord, WithPrior, dreambooth_loss, networks, prior_pictures
 from minildm.data import newcomer
 from minildm.pipeline import LatentDiffusion
-from minildm.recipes import RUNS, checksum, measured_once, provenance, taught
+from minildm.recipes import RUNS, checksum, measured_once, provenance, read_table, taught, write_table
 from minildm.recipes.studies import mask_to_scene
 from minildm.tensors import count_parameters, seeded
 from minildm.training import train
@@ -145,7 +144,7 @@ def record(path: Path = PLACE) -> dict[str, Any]:
 
     Each training has a row of its own; `trainings` gathers those of a way.
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_table(path)
 
 
 def trainings(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -202,7 +201,7 @@ def run(
     names = dict.fromkeys(row["way"] for row in rows + masks)
     drawn = {way: base64.b64encode((first / f"{way}.jpg").read_bytes()).decode() for way in names}
     table = dict(recipe="adapters", model=checksum(model), rows=rows, masks=masks, pictures=drawn, **provenance())
-    return storage.write_text(out or PLACE, json.dumps(table, indent=1) + "\n")
+    return write_table(out or PLACE, table)
 
 
 def _store(path: Path, pictures: Tensor) -> None:

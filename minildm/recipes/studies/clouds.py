@@ -5,7 +5,6 @@ Those of a kind differ in the noise and in the weight of the KL alone; with the 
 The table is minildm/weights/clouds.json, which the evidence of lesson 06 reads. About 9 minutes of one core.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -15,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minildm import metrics, storage, weights
+from minildm import metrics, weights
 from minildm.autoencoder import AutoencoderKL, autoencoder_loss
 from minildm.images import to_model
-from minildm.recipes import RUNS, measured_once, provenance, vae_pocket
+from minildm.recipes import RUNS, measured_once, provenance, read_table, vae_pocket, write_table
 from minildm.recipes.studies import tiny_autoencoder as tiny
 from minildm.tensors import seeded
 from minildm.training import train
@@ -106,7 +105,7 @@ def row(
 
 def record(path: Path = PLACE) -> dict[str, Any]:
     """The table that the last run wrote: "rows", how both kinds were trained, provenance."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_table(path)
 
 
 def exams(rows: Sequence[Mapping[str, Any]], kind: str, arm: str, measure: str) -> Tensor:
@@ -121,4 +120,4 @@ def run(
     order = [(kind, arm, seed + k) for kind in ARMS for k in range(SEEDS[kind]) for arm in ARMS[kind]]
     how = dict(recipe="clouds", tiny=TINY, small=SMALL, portraits=tiny.PORTRAITS, scenes=SCENES)
     how |= provenance() | {"rows": [row(*which, steps, resume, runs) for which in order]}
-    return storage.write_text(out or PLACE, json.dumps(how, indent=1) + "\n")
+    return write_table(out or PLACE, how)

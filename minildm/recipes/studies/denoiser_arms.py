@@ -7,7 +7,6 @@ About 25 minutes on one idle core; what is finished is kept, so a run that was s
 
 import base64
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,10 +17,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from minildm import images, samplers, storage, weights
+from minildm import images, samplers, weights
 from minildm.denoiser import Denoiser
 from minildm.losses import denoising_error, denoising_loss, draw_noise
-from minildm.recipes import RUNS, measured_once, openmoji_32, provenance
+from minildm.recipes import RUNS, measured_once, openmoji_32, provenance, read_table, write_table
 from minildm.schedule import NoiseSchedule
 from minildm.tensors import count_parameters, seeded
 from minildm.training import train
@@ -202,7 +201,7 @@ def row(arm: str, seed: int = 0, steps: int | None = None, resume: bool = True, 
 
 def record(path: Path = PLACE) -> dict[str, Any]:
     """The table that the last run wrote: "rows", the settings, the checksum of the "judge", provenance."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_table(path)
 
 
 def trainings(rows: Sequence[Mapping[str, Any]], arm: str) -> list[Mapping[str, Any]]:
@@ -227,7 +226,7 @@ def run(
     for one in rows[len(ARMS) :]:
         one.pop("pictures", None)
     how = dict(recipe="denoiser-arms", batch=BATCH, lr=LR, levels=LEVELS, judge=weights.checksum(JUDGE))
-    return storage.write_text(out or PLACE, json.dumps(how | provenance() | {"rows": rows}, indent=1) + "\n")
+    return write_table(out or PLACE, how | provenance() | {"rows": rows})
 
 
 def _packed(x: Tensor) -> str:

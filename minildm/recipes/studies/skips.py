@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minildm import data, metrics, storage, weights
+from minildm import data, metrics, weights
 from minildm.data.augment import Crops
 from minildm.optional import require
-from minildm.recipes import RUNS, measured_once, nuclei, provenance
+from minildm.recipes import RUNS, measured_once, nuclei, provenance, read_table, write_table
 from minildm.segmentation import normalise, segment, segmentation_loss
 from minildm.tensors import count_parameters, seeded
 from minildm.training import train
@@ -129,7 +129,7 @@ def crop_row(arm: str, seed: int, steps: int, resume: bool = True, runs: Path = 
 
 def record(path: Path = PLACE) -> dict[str, Any]:
     """The table that the last run wrote: "skips" and "crops", a list of rows each, and provenance."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_table(path)
 
 
 def run(
@@ -141,7 +141,7 @@ def run(
     jobs = [(n, arm, seed + k, many) for many in plan for k in range(SEEDS) for n in plan[many] for arm in SKIPS]
     skips = [skip_row(*job, *kept) for job in jobs]
     table = {"recipe": "skips"} | provenance() | {"skips": skips, "crops": crops}
-    return storage.write_text(out or PLACE, json.dumps(table, indent=1) + "\n")
+    return write_table(out or PLACE, table)
 
 
 def _rounded(found, loss, **more):
