@@ -74,10 +74,10 @@ def amend(name: str, out: Path | None = None, *, dtype: torch.dtype = torch.floa
 def measured_once(path: Path, measure: Callable[[], dict], resume: bool) -> dict:
     """What `measure` finds; kept in a JSON file, and with resume=True read from there next time."""
     if resume and path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_table(path)
     found = measure()
     print(json.dumps(found), flush=True)
-    storage.write_text(path, json.dumps(found))
+    write_table(path, found)
     return found
 
 
