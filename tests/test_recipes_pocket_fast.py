@@ -21,7 +21,7 @@ def tiny(tmp_path, monkeypatch):
     """The folder of a small pipeline with words, and a recipe that is soon done with it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINILDM_CACHE", str(tmp_path / "cache"))
-    for name, value in (("PATHS", 10), ("UNSEEN", 6), ("BATCH", 4), ("RANK", 2)):
+    for name, value in (("PATHS", 10), ("UNSEEN", 6), ("OWN", 5), ("BATCH", 4), ("RANK", 2)):
         monkeypatch.setattr(pocket_fast, name, value)
     monkeypatch.setattr(pocket_fast, "right", lambda found, pipe: found)
     monkeypatch.setattr(pocket, "geneval_summary", lambda pipe, language, seeds, **how: {language: how})
@@ -79,8 +79,32 @@ def test_paths_are_what_the_teacher_does(tiny):
     tokenizer = LatentDiffusion.from_pretrained(tiny).tokenizer
     assert not any(heldout(tokenizer.decode(ids)) for ids in found["ids"])
     again = pocket_fast.paths(tiny, 6, start=3)
-    assert all(torch.equal(again[name], found[name]) for name in found)
+    assert all(torch.equal(again[name], found[name]) for name in found) and not found["first"].any()
     assert not torch.equal(pocket_fast.paths(tiny, 6)["x"], found["x"])
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_the_student_makes_the_first_calls_and_the_teacher_goes_on(tiny, first):
+    teacher, student = (LatentDiffusion.from_pretrained(tiny) for _ in range(2))
+    with seeded(first):
+        torch.nn.init.normal_(student.unet.head.weight, std=0.3)
+    said, seeds = ["a cat", "a dog left of a red heart"], [5, 6]
+    x = pocket_fast.walk(teacher, student, said, seeds, first)
+    alone = [step.x_t for step in student.steps(said, steps=4, guidance=1, seed=seeds)]
+    assert all(torch.equal(x[:, call], alone[call]) for call in range(first + 1))
+    fine = samplers.timesteps(SCHEDULE, pocket_fast.CALLS * pocket_fast.PARTS)
+    for call in range(first, pocket_fast.CALLS):  # three steps of the teacher, with guidance
+        way = teacher.steps(said, x_T=x[:, call], timesteps=fine[call * pocket_fast.PARTS :])
+        assert (x[:, call + 1] - [step.x_t for step in way][pocket_fast.PARTS]).abs().max() < 1e-5
+    assert (x[:, first + 1] - alone[first + 1]).abs().max() > 0.01
+    assert x.shape == (2, 5, 4, 8, 8)
+
+
+def test_a_students_ways_begin_with_one_call_to_all_but_one(tiny):
+    teacher, student = (LatentDiffusion.from_pretrained(tiny) for _ in range(2))
+    found = pocket_fast.walked(teacher, 30, 100, student)
+    assert found["first"].unique().tolist() == [1, 2, 3]
+    assert found["x"].shape == (30, 5, 4, 8, 8) and found["ids"].shape[0] == 30
 
 
 def test_only_paths_that_end_well_are_kept(monkeypatch):
@@ -115,10 +139,22 @@ def test_batches_lead_along_the_paths(tiny):
     assert seen == {999, 749, 499, 249}
 
 
+def test_only_the_teachers_jumps_are_learned(tiny):
+    found = pocket_fast.paths(tiny, 10) | {"first": torch.tensor([0, 1, 2, 3] * 2 + [0, 0])}
+    batches = pocket_fast.Batches(found, SCHEDULE)
+    for seed in range(20):
+        batch = batches(torch.Generator().manual_seed(seed), 8)
+        call = [now.t for now, _ in batches.jumps].index(int(batch["t"][0]))
+        x_t = SCHEDULE.add_noise(batch["x_0"], batch["eps"], batch["t"])
+        away = (x_t[:, None] - found["x"][None, :, call].float()).flatten(2).abs().amax(2)
+        assert (found["first"][away.argmin(1)] <= call).all()
+
+
 def test_a_student_is_a_lora_of_its_teacher(tiny, tmp_path, capsys):
     path = pocket_fast.run(tmp_path / "fast.safetensors", model=tiny, steps=30, seed=1)
     record = pocket_fast.record(path)
-    assert record["recipe"] == "pocket-fast" and record["seed"] == 1 and record["steps"] == 30
+    assert record["recipe"] == "pocket-fast" and record["seed"] == 1 and record["steps"] == 60
+    assert (record["paths"], record["own_paths"]) == (10, 5)  # all of them, since `right` lets all pass here
     assert record["model"] == adapters.checksum(tiny) and record["how"] == {"steps": 4, "guidance": 1}
     assert record["geneval"]["zh"] == {"zh": {"steps": 4, "guidance": 1}}
     assert list((tmp_path / "runs").iterdir()) == []
