@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from .sprites import Sprite, sprite
 from .vocabulary import THINGS
 
-# The size of an object, as `sprite` takes it, in shares of the canvas, by the number of objects; and its tilts.
+# The size of an object, as `sprite` takes it, in shares of the canvas, by the number of objects; its tilts; and how often
+# it is mirrored.
 SCALES = {
     "free": {
         1: (0.40, 0.45, 0.50, 0.55, 0.60),
@@ -17,6 +18,7 @@ SCALES = {
     "grid": {1: (0.5, 0.6), 2: (0.34,), 3: (0.28,), 4: (0.28,)},
 }
 _ANGLES = {"free": (-12, -6, 0, 6, 12), "grid": (0,)}
+_MIRRORED = {"free": 0.5, "grid": 0.0}
 LAYOUTS = tuple(SCALES)
 CELLS = 8  # of a side, in the layout "grid"
 
@@ -26,8 +28,9 @@ def arrange(
 ) -> tuple[list[Sprite], list[tuple[int, int]]]:
     """Sprites and their top left corners (x, y): within the canvas, and apart from each other by a gap.
 
-    layout: "free" puts things at any pixel, in several sizes and tilts; "grid" upright, in fewer sizes, each in the
-        middle of whole cells of a grid of 8×8, so that an autoencoder with latents of 8×8 sees a drawing in few ways.
+    layout: "free" puts things at any pixel, in several sizes and tilts, mirrored or not; "grid" upright, each facing one
+        way, in fewer sizes, in the middle of whole cells of a grid of 8×8, so that an autoencoder with latents of 8×8
+        sees a drawing in few ways.
         Two things on the grid between which the words state no relation stand in the order in which they are named,
         the first nearer to the top left: then the words alone say which of the two belongs where.
     """
@@ -47,7 +50,7 @@ def _choose(name: str, size: int, count: int, draw, layout: str) -> Sprite:
     side = round(size * scales[int(draw() * len(scales))])
     if thing.colour:
         return _drawn(name, side, 0, False)
-    return _drawn(name, side, angles[int(draw() * len(angles))], draw() < 0.5)
+    return _drawn(name, side, angles[int(draw() * len(angles))], draw() < _MIRRORED[layout])
 
 
 def poses(name: str, size: int, count: int) -> list[Sprite]:

