@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from .sprites import Sprite, sprite
 from .vocabulary import THINGS
 
-# The size of an object, as `sprite` takes it, in shares of the canvas, by the number of objects; its tilts; and how often
-# it is mirrored.
+# The size of an object, as `sprite` takes it, in shares of the canvas, by the number of objects; its tilts; and how
+# often it is mirrored.
 SCALES = {
     "free": {
         1: (0.40, 0.45, 0.50, 0.55, 0.60),
@@ -28,9 +28,9 @@ def arrange(
 ) -> tuple[list[Sprite], list[tuple[int, int]]]:
     """Sprites and their top left corners (x, y): within the canvas, and apart from each other by a gap.
 
-    layout: "free" puts things at any pixel, in several sizes and tilts, mirrored or not; "grid" upright, each facing one
-        way, in fewer sizes, in the middle of whole cells of a grid of 8×8, so that an autoencoder with latents of 8×8
-        sees a drawing in few ways.
+    layout: "free" puts things at any pixel, in several sizes and tilts, mirrored or not; "grid" upright, each facing
+        one way, in fewer sizes, in the middle of whole cells of a grid of 8×8, so that an autoencoder with latents of
+        8×8 sees a drawing in few ways.
         Two things on the grid between which the words state no relation stand in the order in which they are named,
         the first nearer to the top left: then the words alone say which of the two belongs where.
     """
