@@ -47,11 +47,7 @@ CALLS, PARTS = 4, 3  # of the student; and into how many guided steps the teache
 SHARES, WEIGHTS = (0.3, 0.3, 0.2, 0.2), (1.0, 1.0, 5.0, 10.0)
 PATHS, UNSEEN = 12_000, 300  # of the teacher, to learn from, and to measure on
 STEPS, BATCH, LR, RANK = 2_500, 64, 1e-3, 20
-OWN, OWN_STEPS, OWN_LR = (
-    6_000,
-    1_200,
-    5e-4,
-)  # ways that the student begins itself, and how long it learns from them, too
+OWN, OWN_STEPS, OWN_LR = 6_000, 1_200, 5e-4  # ways that the student begins itself; and how it learns from them
 PLACE = SHIPPED / "pocket-fast.safetensors"
 SEED = 9  # of the prompts; noise is counted on from SEED * 1,000,000
 

@@ -25,7 +25,7 @@ from minildm.schedule import NoiseSchedule
 from minildm.tensors import best_device, fast_bfloat16, in_bfloat16
 from minildm.training import train
 
-ROUNDS, PROMPTS, GROUP = 10, 200, 8  # in each round so many prompts, and so many pictures of each
+ROUNDS, PROMPTS, GROUP = 30, 200, 8  # in each round so many prompts, and so many pictures of each
 STEPS, BATCH, LR = 130, 64, 2e-4  # of each round
 SCENES, UNTOLD = 0.25, 0.25  # the share of real scenes in a batch, and of those without a caption, for guidance
 CALLS = 8  # steps of the sampler: as good as 25, by the same eyes
