@@ -53,7 +53,8 @@ in part: two long trainings are read from a record, whom the shipped network att
 from the record that `minildm train adapters` writes, C01 from the one of `minildm train skips`. C02, C04 and C13 are
 read from the one of `minildm train denoiser-arms`, but for what C04 says of the shipped network. Reconstructed times
 are recorded steps, times CPU seconds a step measured live. Where another row leans on a record, it says so.
-[Clouds](06_clouds.ipynb) have no row here; what they compare is read from the record of `minildm train clouds`.
+[Clouds](06_clouds.ipynb) have no row here; what they compare is read from the records of `minildm train clouds` and
+`easy-latents`.
 
 **Units.** Dice and border F1 run from 0 to 1, higher is better. Error of v is a mean square, lower is better. Kernel
 distance is from a set of pictures to real ones, lower is better.
