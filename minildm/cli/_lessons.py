@@ -136,7 +136,7 @@ def _place(folder: Path | None) -> Path:
         folder = Path() if Path(RECORD).is_file() else Path(FOLDER)
     source = shipped()
     if folder.resolve() != source.resolve():
-        print(*lay(source, folder) or [f"nothing is new in {folder}"], sep="\n")
+        print(*lay(source, folder) or [f"nothing is new in {folder}"], sep="\n", flush=True)  # before JupyterLab speaks
     return folder
 
 
