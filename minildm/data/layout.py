@@ -54,7 +54,7 @@ def _choose(name: str, size: int, count: int, draw, layout: str) -> Sprite:
 
 
 def poses(name: str, size: int, count: int) -> list[Sprite]:
-    """Every sprite of a thing that scenes of `count` objects may show, in either layout."""
+    """Every sprite of a thing that scenes of `count` objects may show, in either layout, each facing either way."""
     ways = {}  # in order, each once
     for layout in LAYOUTS:
         sides = [round(size * scale) for scale in SCALES[layout][count]]

@@ -54,9 +54,7 @@ def fit(model: AutoencoderKL, steps: int = STEPS, seed: int = 0, noise: float = 
         return {"x": x, "error": spread * torch.randn(_latent_shape(model, n, x), generator=generator)}
 
     def loss(model: AutoencoderKL, tensors: dict[str, Tensor]) -> Tensor:
-        z = model.encode(tensors["x"]).mean.float()
-        mean, std = z.mean((0, 2, 3), keepdim=True), z.std((0, 2, 3), keepdim=True)
-        z = (z - mean) / (std + 1e-3) + tensors["error"]
+        z = standardised(model.encode(tensors["x"]).mean.float()) + tensors["error"]
         return drawing_loss(model.decode(z), tensors["x"])
 
     settings = dict(steps=steps, batch_size=BATCH, lr=LR, ema=0.995, seed=seed, bfloat16=fast_bfloat16(best_device()))
@@ -112,6 +110,11 @@ def drawing_loss(x_hat: Tensor, x: Tensor) -> Tensor:
     error = x_hat.float() - x
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     return error.abs().mean() + L2 * error.square().mean() + edges
+
+
+def standardised(z: Tensor) -> Tensor:
+    """A batch of latents (b, c, h, w) with mean 0 and spread 1 in each channel."""
+    return (z - z.mean((0, 2, 3), keepdim=True)) / (z.std((0, 2, 3), keepdim=True) + 1e-3)
 
 
 @torch.no_grad()

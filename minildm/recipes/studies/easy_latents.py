@@ -19,7 +19,7 @@ from minildm.autoencoder import AutoencoderKL
 from minildm.denoiser import Denoiser
 from minildm.images import from_model, to_model
 from minildm.recipes import RUNS, labelled, measured_once, pocket_autoencoder, provenance, read_table, write_table
-from minildm.recipes.pocket_autoencoder import drawing_loss
+from minildm.recipes.pocket_autoencoder import drawing_loss, standardised
 from minildm.schedule import NoiseSchedule
 from minildm.tensors import seeded
 from minildm.training import train
@@ -65,8 +65,7 @@ def regularised_loss(model: AutoencoderKL, batch: Mapping[str, Tensor], arm: Arm
     x, cloud = batch["x"], model.encode(batch["x"])
     z = cloud.at(batch["eps"])
     if arm.noise:
-        mean, std = cloud.mean.mean((0, 2, 3), keepdim=True), cloud.mean.std((0, 2, 3), keepdim=True)
-        z = (cloud.mean - mean) / (std + 1e-3) + arm.noise * batch["spread"] * batch["eps"]
+        z = standardised(cloud.mean) + arm.noise * batch["spread"] * batch["eps"]
     loss = drawing_loss(model.decode(z), x) + arm.kl * cloud.kl().mean() / z[0].numel()
     if arm.half:
         loss = loss + drawing_loss(model.decode(F.avg_pool2d(z, 2)), F.avg_pool2d(x, 2))
@@ -91,12 +90,16 @@ class Standardised:
 
     shape, clip = (16, 8, 8), None
 
-    @torch.no_grad()
     def __init__(self, x: Tensor, vae: AutoencoderKL, arm: Arm):
-        self.vae, self.arm = vae, arm
-        z = torch.cat([vae.encode(part).mean for part in x.split(100)])
+        self.vae, self.arm, self.mean, self.std = vae, arm, 0, 1  # until they are known
+        z = self.encode(x)
         self.mean, self.std = z.mean((0, 2, 3), keepdim=True), z.std((0, 2, 3), keepdim=True)
         self.z = (z - self.mean) / self.std
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Other pictures, by the mean and the spread of those that it was made with. -> (n, *shape)"""
+        return (torch.cat([self.vae.encode(part).mean for part in x.split(100)]) - self.mean) / self.std
 
     def take(self, at: Tensor, generator: torch.Generator) -> Tensor:
         return self.z[at]
@@ -131,9 +134,10 @@ def row(name: str, seed: int = 0, steps: int | None = None, resume: bool = True,
     def measure() -> dict[str, Any]:
         (x, labels), (fresh, seen) = scenes(SCENES), scenes(60 * EACH, labelled.TEST_SEED)
         vae = fit(ARMS[name], x, seed, steps)
-        space, other = (Standardised(some, vae, ARMS[name]) for some in (x, fresh))
-        again = space.pictures((other.z * other.std + other.mean - space.mean) / space.std)
-        found = {"psnr": metrics.psnr((fresh + 1) / 2, again).mean().item(), "fine": fine_power(other.z)}
+        space = Standardised(x, vae, ARMS[name])
+        z = space.encode(fresh)
+        again = space.pictures(z)
+        found = {"psnr": metrics.psnr((fresh + 1) / 2, again).mean().item(), "fine": fine_power(z)}
         found |= {"rebuilt": drawn(again, seen), "painted": {}}
         asked = torch.tensor(LABELS).repeat(EACH)
         for shift in SHIFTS:
@@ -147,7 +151,11 @@ def row(name: str, seed: int = 0, steps: int | None = None, resume: bool = True,
 
 
 def fine_power(z: Tensor) -> float:
-    """The share of the power of maps (n, c, h, w) that lies in the finest quarter of frequencies of either axis."""
+    """The share of the power of maps (n, c, h, w) that lies in the finest quarter of frequencies of either axis.
+
+    Channels count alike.
+    """
+    z = z / z.std((0, 2, 3), keepdim=True)
     power = torch.fft.fft2(z - z.mean((2, 3), keepdim=True)).abs().square().mean((0, 1))
     waves = torch.fft.fftfreq(z.shape[-1]).abs() * 2  # 1: the finest there is
     fine = torch.maximum(waves[:, None], waves) > 0.75
